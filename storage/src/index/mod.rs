@@ -1,0 +1,52 @@
+//! The index backend: a small ordered key-value store that holds checkpointed views. A cache of the log, never the truth.
+//!
+//! Backends ([`redb`], [`sled`]) know keys and bytes only; what the keys mean stands in [`offsets`], [`dedup`] and
+//! `checkpoint`. The same conformance tests run on each backend.
+
+pub mod redb;
+#[cfg(feature = "sled")]
+pub mod sled;
+
+use crate::error::Result;
+
+/// A named key space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Table {
+    /// What the checkpoint itself is: applied position, epoch, chain.
+    Meta,
+    /// Views of the broker, opaque here.
+    State,
+    /// Sparse offset and time index.
+    Offsets,
+    /// Partitions: next offset, log start and the like.
+    Partitions,
+    /// One generation of idempotency keys: `class` is the binary logarithm of the window, `number` counts within the class.
+    Keys { class: u8, number: u64 },
+}
+
+/// Puts and deletes that become visible and durable together.
+#[derive(Debug, Default)]
+pub struct IndexBatch {
+    pub puts: Vec<(Table, Vec<u8>, Vec<u8>)>,
+    pub deletes: Vec<(Table, Vec<u8>)>,
+    /// Whole tables to drop; a missing one is fine.
+    pub drops: Vec<Table>,
+}
+
+/// Key and value as stored.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
+/// What a backend does. Keys are ordered bytewise. A missing table reads as empty.
+pub trait Index: Send + Sync {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// The pair with the greatest key `<= key` that starts with `prefix`.
+    fn floor(&self, table: Table, prefix: &[u8], key: &[u8]) -> Result<Option<Pair>>;
+    /// Up to `limit` pairs with keys `>= from` that start with `prefix`, ascending.
+    fn range(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Pair>>;
+    /// All tables of the kind [`Table::Keys`] that exist.
+    fn key_tables(&self) -> Result<Vec<Table>>;
+    /// Applies drops, then deletes, then puts: all of them, durably, or none.
+    fn commit(&self, batch: IndexBatch) -> Result<()>;
+    /// Bytes on disk.
+    fn bytes(&self) -> Result<u64>;
+}

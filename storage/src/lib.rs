@@ -1,0 +1,12 @@
+//! onelog-storage: one append-only log, one thread that writes and syncs it, and the views folded from it.
+//!
+//! Synchronous; knows no tokio, no network, no topic and no consumer group: partitions, records and opaque events.
+//! Floors from the bottom: [`types`] [`error`] [`clock`] [`layout`] [`codec`] [`batch`] · [`io`] · [`log`] · [`index`] · `checkpoint` ·
+//! `recovery` · [`store`] (the facade, the only part the broker uses).
+
+pub mod clock;
+pub mod error;
+pub mod index;
+pub mod io;
+pub mod layout;
+pub mod types;
