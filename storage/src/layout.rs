@@ -94,7 +94,14 @@ mod tests {
         for at in [0, 1, 67_108_864, u64::MAX] {
             assert_eq!(parse_segment_name(&segment_name(Position(at))), Some(Position(at)));
         }
-        for bad in ["", "1.seg", "0000000000000000000a.seg", "00000000000000000000.seg.old", "+0000000000000000001.seg", "99999999999999999999.seg"] {
+        for bad in [
+            "",
+            "1.seg",
+            "0000000000000000000a.seg",
+            "00000000000000000000.seg.old",
+            "+0000000000000000001.seg",
+            "99999999999999999999.seg",
+        ] {
             assert_eq!(parse_segment_name(bad), None, "{bad}");
         }
     }

@@ -77,11 +77,7 @@ impl StreamId {
     /// The smallest id that is after `self` and not before `now_ms`.
     #[must_use]
     pub const fn next(self, now_ms: u64) -> Self {
-        if now_ms > self.ms {
-            Self { ms: now_ms, seq: 0 }
-        } else {
-            self.plus(1)
-        }
+        if now_ms > self.ms { Self { ms: now_ms, seq: 0 } } else { self.plus(1) }
     }
 
     /// The id `records` further on within the same millisecond.
