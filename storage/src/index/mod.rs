@@ -7,6 +7,8 @@ pub mod redb;
 #[cfg(feature = "sled")]
 pub mod sled;
 
+use std::ops::Bound;
+
 use crate::error::Result;
 
 /// A named key space.
@@ -49,4 +51,29 @@ pub trait Index: Send + Sync {
     fn commit(&self, batch: IndexBatch) -> Result<()>;
     /// Bytes on disk.
     fn bytes(&self) -> Result<u64>;
+}
+
+/// The first key after all keys that start with `prefix`; `None` when no key can follow them.
+fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix.get(..=last)?.to_vec();
+    if let Some(byte) = end.last_mut() {
+        *byte = byte.saturating_add(1);
+    }
+    Some(end)
+}
+
+/// Where a walk over keys starts and ends.
+type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// The keys in which a `floor` looks: those that start with `prefix` and are not above `key`. `None` when there can be none.
+fn floor_bounds(prefix: &[u8], key: &[u8]) -> Option<Bounds> {
+    if key < prefix {
+        return None;
+    }
+    let end = match after_prefix(prefix) {
+        Some(end) if end.as_slice() <= key => Bound::Excluded(end),
+        _ => Bound::Included(key.to_vec()),
+    };
+    Some((Bound::Included(prefix.to_vec()), end))
 }
