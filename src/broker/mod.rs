@@ -1,6 +1,7 @@
 //! The broker: topics, queue groups, stream groups, dead letters. Protocol-free; decides, and leaves remembering to storage.
 
 pub mod error;
+pub mod partitioner;
 pub mod types;
 
 use std::path::Path;

@@ -4,6 +4,7 @@
 //! Floors from the bottom: [`types`] [`error`] [`clock`] [`layout`] [`codec`] [`batch`] · [`io`] · [`log`] · [`index`] · `checkpoint` ·
 //! `recovery` · [`store`] (the facade, the only part the broker uses).
 
+pub mod batch;
 pub mod clock;
 pub mod error;
 pub mod index;
