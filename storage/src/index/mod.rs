@@ -3,13 +3,19 @@
 //! Backends ([`redb`], [`sled`]) know keys and bytes only; what the keys mean stands in [`offsets`], [`dedup`] and
 //! `checkpoint`. The same conformance tests run on each backend.
 
+pub mod dedup;
+pub mod offsets;
 pub mod redb;
 #[cfg(feature = "sled")]
 pub mod sled;
 
 use std::ops::Bound;
 
+use std::path::Path;
+use std::sync::Arc;
+
 use crate::error::Result;
+use crate::io::Io;
 
 /// A named key space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,4 +82,33 @@ fn floor_bounds(prefix: &[u8], key: &[u8]) -> Option<Bounds> {
         _ => Bound::Included(key.to_vec()),
     };
     Some((Bound::Included(prefix.to_vec()), end))
+}
+
+/// Which backend holds the index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    #[default]
+    Redb,
+    #[cfg(feature = "sled")]
+    Sled,
+}
+
+impl Backend {
+    /// Opens or creates the index of `dir`.
+    pub fn open(self, io: &Arc<dyn Io>, dir: &Path, cache_bytes: usize) -> Result<Arc<dyn Index>> {
+        match self {
+            Self::Redb => Ok(Arc::new(redb::RedbIndex::open(&**io, dir, cache_bytes)?)),
+            #[cfg(feature = "sled")]
+            Self::Sled => Ok(Arc::new(sled::SledIndex::open(dir, cache_bytes)?)),
+        }
+    }
+
+    /// Deletes the index of `dir`: what it held is folded from the log again.
+    pub fn remove(self, io: &Arc<dyn Io>, dir: &Path) -> Result<()> {
+        match self {
+            Self::Redb => redb::RedbIndex::remove(&**io, dir),
+            #[cfg(feature = "sled")]
+            Self::Sled => sled::SledIndex::remove(dir),
+        }
+    }
 }
