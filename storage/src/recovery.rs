@@ -70,14 +70,14 @@ pub struct Opening {
 pub(crate) struct Parts {
     pub io: Arc<dyn Io>,
     pub clock: Arc<dyn Clock>,
-    pub config: StoreConfig,
-    pub lock: Box<dyn DirLock>,
     pub log: Arc<Log>,
     pub index: Arc<dyn Index>,
     pub partitions: Arc<Partitions>,
     pub dedup: Arc<Dedup>,
     pub store_id: [u8; 16],
     pub checkpoint: Option<CheckpointMeta>,
+    /// Dropped last: until then nobody else may open the directory.
+    pub _lock: Box<dyn DirLock>,
 }
 
 impl Opening {
@@ -99,7 +99,7 @@ impl Opening {
         }
         let dedup = Arc::new(Dedup::open(store_file.id, &*index)?);
         let store_id = store_file.id;
-        let parts = Parts { io, clock, config, lock, log, index, partitions, dedup, store_id, checkpoint };
+        let parts = Parts { io, clock, log, index, partitions, dedup, store_id, checkpoint, _lock: lock };
         let mut opening = Self {
             parts,
             store_file,
@@ -163,7 +163,10 @@ impl Opening {
         let last = log.commit_at(meta.tip.last, meta.tip.end.max(meta.tip.last.plus(1)));
         match last {
             Ok(commit) if commit.crc == meta.tip.crc => Ok(()),
-            Ok(_) => Err(log.damage(meta.tip.last, "another commit than the checkpoint names (if the log was restored from a backup, delete the index file)")),
+            Ok(_) => Err(log.damage(
+                meta.tip.last,
+                "another commit than the checkpoint names (if the log was restored from a backup, delete the index file)",
+            )),
             Err(error) => Err(error),
         }
     }
@@ -297,6 +300,9 @@ fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Re
     getrandom::fill(&mut id).map_err(|error| StorageError::Invalid(format!("no random numbers: {error}")))?;
     let store_file = StoreFile { id, created_ms: now.0, segment_bytes: bytes };
     store_file.create(io, dir)?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        io.sync_dir(Site::DirSync, parent)?;
+    }
     Ok(store_file)
 }
 

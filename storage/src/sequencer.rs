@@ -158,11 +158,6 @@ impl Sequencer {
         (slot, offset)
     }
 
-    /// Bytes staged so far in open batches.
-    pub fn open_bytes(&self) -> usize {
-        self.open.iter().map(|open| open.builder.len_bytes()).sum()
-    }
-
     /// Writes the open batches, their keys and the partition numbers into the commit. `position` is where the commit will go.
     pub fn seal(&mut self, to: &mut CommitBuilder) -> Staged {
         self.serial += 1;

@@ -183,7 +183,10 @@ impl Store {
             entry = offsets::ceiling(index, partition, walk.next)?.filter(|next| next.position > here.position);
         }
         if walk.found.is_empty() && from < end {
-            return Err(self.parts.log.damage(self.parts.log.visible(), format!("offset {from} of partition {} is not indexed", partition.id)));
+            return Err(self
+                .parts
+                .log
+                .damage(self.parts.log.visible(), format!("offset {from} of partition {} is not indexed", partition.id)));
         }
         Ok(walk.found)
     }

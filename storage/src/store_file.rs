@@ -52,7 +52,8 @@ impl StoreFile {
         if !text.starts_with(TITLE) {
             return Err(not_a_store("its STORE file does not begin as one"));
         }
-        let format: u32 = field("format").and_then(|value| value.parse().ok()).ok_or_else(|| not_a_store("its STORE file names no format"))?;
+        let format: u32 =
+            field("format").and_then(|value| value.parse().ok()).ok_or_else(|| not_a_store("its STORE file names no format"))?;
         if format > layout::FORMAT_VERSION {
             return Err(StorageError::FormatTooNew { dir: dir.to_owned(), found: format, known: layout::FORMAT_VERSION });
         }

@@ -107,7 +107,7 @@ fn encode(known: &KnownKey) -> Vec<u8> {
 
 fn decode(bytes: &[u8], class: u8) -> Result<KnownKey> {
     let mut read = Reader(bytes);
-    let known = || {
+    let mut known = || {
         Some(KnownKey {
             partition: PartitionId(read.u32()?),
             offset: Offset(read.i64()?),
@@ -116,7 +116,7 @@ fn decode(bytes: &[u8], class: u8) -> Result<KnownKey> {
             class,
         })
     };
-    { known }().ok_or_else(|| StorageError::Index("an idempotency key cannot be read".into()))
+    known().ok_or_else(|| StorageError::Index("an idempotency key cannot be read".into()))
 }
 
 impl Dedup {

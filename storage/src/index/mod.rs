@@ -10,11 +10,11 @@ pub mod redb;
 pub mod sled;
 
 use std::ops::Bound;
-
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Result, StorageError};
 use crate::io::Io;
 
 /// A named key space.
@@ -57,6 +57,14 @@ pub trait Index: Send + Sync {
     fn commit(&self, batch: IndexBatch) -> Result<()>;
     /// Bytes on disk.
     fn bytes(&self) -> Result<u64>;
+}
+
+/// Runs one use of a backend. A panic of its code is an error of the index, which is rebuilt, and not the end of the process.
+fn contained<T>(backend: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(StorageError::Index(format!("{backend} panicked: {}", words.unwrap_or("without a word"))))
+    })
 }
 
 /// The first key after all keys that start with `prefix`; `None` when no key can follow them.

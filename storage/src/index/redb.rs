@@ -8,14 +8,13 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
 
-use super::{Index, IndexBatch, Pair, Table, floor_bounds};
+use super::{Index, IndexBatch, Pair, Table, contained, floor_bounds};
 use crate::error::{Result, StorageError};
 use crate::io::{Io, IoFile, OpenMode, Site};
 use crate::layout;
@@ -74,7 +73,10 @@ impl Drop for RedbIndex {
         // The snapshot's pages belong to the database and go first. Closing writes, so it can fail; nothing is lost by it.
         *self.snapshot.get_mut() = Arc::default();
         let database = self.database.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+        let _ = guarded(|| {
+            drop(database);
+            Ok(())
+        });
     }
 }
 
@@ -209,14 +211,7 @@ fn parse_table_name(name: &str) -> Option<Table> {
 
 /// Runs one use of redb and turns what it answers, or its panic, into our error.
 fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(ours(error)),
-        Err(panic) => {
-            let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(StorageError::Index(format!("redb panicked: {}", words.unwrap_or("without a word"))))
-        }
-    }
+    contained("redb", || work().map_err(ours))
 }
 
 /// An error of our own that passed through redb comes back as it was.

@@ -71,11 +71,7 @@ impl Log {
 
     /// The position after `header`'s commit.
     pub fn after(&self, header: &Header) -> Position {
-        if header.is_pad() {
-            self.segments.next_first(header.position)
-        } else {
-            header.position.plus(to_sectors(u64::from(header.length)))
-        }
+        if header.is_pad() { self.segments.next_first(header.position) } else { header.position.plus(to_sectors(u64::from(header.length))) }
     }
 
     pub fn tip(&self) -> Tip {
@@ -131,8 +127,5 @@ impl Log {
 
 /// Whether an allocation failed because there is no room, which may pass, unlike a failed write.
 pub fn is_full(error: &StorageError) -> bool {
-    matches!(
-        error,
-        StorageError::Io { kind: ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge, .. }
-    )
+    matches!(error, StorageError::Io { kind: ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge, .. })
 }
