@@ -180,7 +180,12 @@ impl Store {
             if !walk.step_through(here)? {
                 break;
             }
-            entry = offsets::ceiling(index, partition, walk.next)?.filter(|next| next.position > here.position);
+            // Entries may lie closer than a step (after a reopening): one at or below the next offset goes on where this one ends.
+            let closer = offsets::floor(index, partition, walk.next)?.filter(|next| next.position > here.position);
+            entry = match closer {
+                Some(closer) => Some(closer),
+                None => offsets::ceiling(index, partition, walk.next)?.filter(|next| next.position > here.position),
+            };
         }
         if walk.found.is_empty() && from < end {
             return Err(self

@@ -197,7 +197,8 @@ fn a_power_cut_keeps_every_acknowledged_record_and_event() {
         let found = values(&again.store, 0);
         let mut kept = found.iter().filter(|value| value.as_slice() != b"u");
         for number in 0..acknowledged {
-            assert_eq!(kept.next().map(Vec::as_slice), Some(number.to_string().as_bytes()), "seed {seed}");
+            let next = kept.next().map(|value| String::from_utf8_lossy(value).into_owned());
+            assert_eq!(next, Some(number.to_string()), "seed {seed} of {acknowledged}, {:?}", again.report);
         }
         assert!(again.events.len() >= acknowledged - checkpointed, "seed {seed}");
         let next = put(&again.store, [entry(&again.store, 0, b"after", 1)]).unwrap().appended[0].offset;
