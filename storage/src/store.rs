@@ -298,6 +298,16 @@ impl Store {
         Ok(log.segments.first_of(needed))
     }
 
+    /// Whether any idempotency key is remembered.
+    pub fn has_keys(&self) -> bool {
+        self.parts.dedup.is_used()
+    }
+
+    /// The start of the segment after the one that holds `at`.
+    pub fn next_segment(&self, at: Position) -> Position {
+        self.parts.log.segments.next_first(at)
+    }
+
     /// When the commit at the start of `segment` was written.
     pub fn segment_time(&self, segment: Position) -> Result<TimestampMs> {
         Ok(self.parts.log.commit_at(segment, self.parts.log.visible())?.header.timestamp)

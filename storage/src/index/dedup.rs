@@ -193,6 +193,11 @@ impl Dedup {
         self.memory.lock().active.insert(key, known);
     }
 
+    /// Whether there are any keys at all.
+    pub fn is_used(&self) -> bool {
+        self.in_memory() > 0 || !self.tables.read().is_empty()
+    }
+
     /// Keys that are only in memory and in the log.
     pub fn in_memory(&self) -> usize {
         let memory = self.memory.lock();
