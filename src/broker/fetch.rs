@@ -110,13 +110,9 @@ impl Inner {
             SeekTo::Earliest => Ok(start),
             SeekTo::Latest => Ok(end),
             SeekTo::Offset(offset) if (start.0..=end.0).contains(&offset) => Ok(Offset(offset)),
-            SeekTo::Offset(offset) => Err(BrokerError::OffsetOutOfRange {
-                topic: topic.name.to_string(),
-                partition: number,
-                offset,
-                start: start.0,
-                end: end.0,
-            }),
+            SeekTo::Offset(offset) => {
+                Err(BrokerError::OffsetOutOfRange { topic: topic.name.to_string(), partition: number, offset, start: start.0, end: end.0 })
+            }
             SeekTo::Time(at) => Ok(self.store.offset_for_time(&partition, TimestampMs(at))?.map_or(end, |(offset, _)| offset)),
         }
     }

@@ -153,7 +153,8 @@ impl Broker {
     /// As [`Self::ephemeral`], with another clock or other budgets.
     pub async fn ephemeral_with(config: BrokerConfig) -> Result<Self> {
         let made = tempfile::Builder::new().prefix("onelog-").tempdir();
-        let temporary = made.map_err(|error| BrokerError::StorageFailed { reason: format!("cannot make a temporary directory: {error}") })?;
+        let temporary =
+            made.map_err(|error| BrokerError::StorageFailed { reason: format!("cannot make a temporary directory: {error}") })?;
         let dir = temporary.path().join("data");
         Self::start(&dir, config, Some(temporary)).await
     }

@@ -111,9 +111,9 @@ impl Inner {
         let named = |index: usize| places.get(index).map_or((String::new(), 0), |(topic, number)| (topic.name.to_string(), *number));
         match error {
             StorageError::IdempotencyConflict { index, partition, offset } => {
-                let (topic, number) = places.get(index).map_or((String::new(), 0), |(topic, number)| {
-                    (topic.name.to_string(), number_of(topic, partition).unwrap_or(*number))
-                });
+                let (topic, number) = places
+                    .get(index)
+                    .map_or((String::new(), 0), |(topic, number)| (topic.name.to_string(), number_of(topic, partition).unwrap_or(*number)));
                 BrokerError::IdempotencyConflict { index, topic, partition: number, offset: offset.0 }
             }
             StorageError::UnexpectedOffset { expected, actual } => {

@@ -303,7 +303,13 @@ impl Inner {
     }
 
     /// One round over the partitions.
-    async fn lease(&self, topic: &Arc<Topic>, group: &Arc<QueueGroup>, member: &Arc<str>, request: &ReceiveRequest) -> Result<Vec<Delivery>> {
+    async fn lease(
+        &self,
+        topic: &Arc<Topic>,
+        group: &Arc<QueueGroup>,
+        member: &Arc<str>,
+        request: &ReceiveRequest,
+    ) -> Result<Vec<Delivery>> {
         let settings = group.settings();
         let wish = Wish {
             member,
@@ -348,7 +354,14 @@ impl Inner {
     }
 
     /// What could be delivered now, read from the log. `None` when there is nothing.
-    fn plan_and_read(&self, topic: &Topic, group: &QueueGroup, partition: &GroupPartition, wish: &Wish<'_>, room: usize) -> Result<Option<Found>> {
+    fn plan_and_read(
+        &self,
+        topic: &Topic,
+        group: &QueueGroup,
+        partition: &GroupPartition,
+        wish: &Wish<'_>,
+        room: usize,
+    ) -> Result<Option<Found>> {
         let stored = topic.partition(partition.number)?;
         let (start, end) = (stored.log_start(), stored.high_watermark());
         let (plan, cursor) = {
@@ -499,9 +512,27 @@ impl Inner {
             offsets.collect::<Vec<_>>()
         };
         let records = self.records_for_letters(topic, group, number, &doomed).await?;
+        match self.nack_now(topic, group, &partition, failures, indexes, &records, outcomes)? {
+            Some(ticket) => self.settle_tickets(vec![(partition, ticket)]).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Decides and hands over under one lock. `records` are those that may become dead letters.
+    #[expect(clippy::too_many_arguments, reason = "one step of one caller")]
+    fn nack_now(
+        &self,
+        topic: &Arc<Topic>,
+        group: &Arc<QueueGroup>,
+        partition: &GroupPartition,
+        failures: &[Failure],
+        indexes: &[usize],
+        records: &HashMap<Offset, Record>,
+        outcomes: &mut Outcomes,
+    ) -> Result<Option<Ticket>> {
+        let settings = QueueGroup::lease_settings(&group.settings());
         let now = self.timer.now();
-        let mut events = Vec::new();
-        let mut letters = Vec::new();
+        let (mut events, mut letters) = (Vec::new(), Vec::new());
         let mut state = partition.state.lock();
         for &index in indexes {
             let failure = &failures[index];
@@ -516,8 +547,7 @@ impl Inner {
                 random: RandomState::new().hash_one(index),
             };
             let member = holders(&state.queue, &[(nack.offset, nack.token)]).pop().unwrap_or_default();
-            let decision = state.queue.decide_nack(&settings, &nack);
-            let (event, outcome) = match decision {
+            let (event, outcome) = match state.queue.decide_nack(&settings, &nack) {
                 Err(error) => {
                     outcomes[index] = refused(error, Settled::DeadLettered);
                     continue;
@@ -534,15 +564,13 @@ impl Inner {
             state.granted.remove(&nack.offset);
             group.saw(&member, now);
             group.counters.nacked.fetch_add(1, Relaxed);
-            events.push(state.commit(group.id, number, event, now)?);
+            events.push(state.commit(group.id, partition.number, event, now)?);
             outcomes[index] = Ok(outcome);
         }
         if events.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let ticket = self.submit_letters(topic, group, number, events, letters)?;
-        drop(state);
-        self.settle_tickets(vec![(partition, ticket)]).await
+        self.submit_letters(topic, group, partition.number, events, letters).map(Some)
     }
 
     /// Records that are about to become dead letters, and the topic to take them.

@@ -27,9 +27,9 @@ impl Broker {
 
     #[must_use]
     pub fn committed_offsets(&self, group: &str) -> Vec<CommittedOffset> {
-        let offsets: Vec<StoredOffset> = self.inner.streams.lock().get(group).map(|group| group.values().cloned().collect()).unwrap_or_default();
-        let names: BTreeMap<u32, String> =
-            self.inner.topics.read().values().map(|topic| (topic.id, topic.name.to_string())).collect();
+        let offsets: Vec<StoredOffset> =
+            self.inner.streams.lock().get(group).map(|group| group.values().cloned().collect()).unwrap_or_default();
+        let names: BTreeMap<u32, String> = self.inner.topics.read().values().map(|topic| (topic.id, topic.name.to_string())).collect();
         let named = |offset: StoredOffset| {
             let topic = names.get(&offset.topic)?.clone();
             Some(CommittedOffset { topic, partition: offset.partition, offset: offset.offset, metadata: offset.metadata })
