@@ -52,7 +52,7 @@ fn entry(store: &Store, partition: u32, value: &[u8], at: i64) -> NewEntry {
 
 fn keyed(store: &Store, key: &[u8], value: &[u8]) -> NewEntry {
     let key = store.dedup_key(7, key, &[value], WINDOW_MS).unwrap();
-    NewEntry { key: Some(key), ..entry(store, 0, value, 5) }
+    NewEntry { key: Some(Box::new(key)), ..entry(store, 0, value, 5) }
 }
 
 fn put(store: &Store, entries: impl IntoIterator<Item = NewEntry>) -> Result<Receipt, StorageError> {
