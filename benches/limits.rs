@@ -173,7 +173,10 @@ async fn waiting_tasks(arguments: &Arguments, tasks: usize) {
             .await,
         );
         let stats = broker.storage_stats();
-        println!("  round {round}: bare {:.0}/s, onelog {:.0}/s, {} records in {} syncs", bare[round], ours[round], stats.records_total, stats.syncs_total);
+        println!(
+            "  round {round}: bare {:.0}/s, onelog {:.0}/s, {} records in {} syncs",
+            bare[round], ours[round], stats.records_total, stats.syncs_total
+        );
         broker.close().await.expect("closed");
     }
     println!("{tasks} waiting tasks, {VALUE_BYTES} B: onelog / bare group commit = {:.2}", median(ours) / median(bare));
