@@ -106,7 +106,7 @@ impl Check<'_> {
         self.report.start = scan.tip().end;
         let mut log_start = Position(0);
         loop {
-            while let Some(commit) = scan.next()? {
+            while let Some(commit) = scan.next_commit()? {
                 log_start = log_start.max(commit.header.log_start);
                 self.look_at(&commit);
             }
