@@ -1,5 +1,7 @@
 //! The store through its facade: what is acknowledged is there after a reopening, a lost index and a power cut.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::sync::Arc;
 
