@@ -3,8 +3,8 @@
 //! The only thread that calls write and sync of commits. Nothing is answered with ok before the sync that covers it,
 //! unless it asked to be lazy. Nobody is called back: tickets are completed, partitions become readable.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -17,7 +17,7 @@ use crate::log::Log;
 use crate::log::commit::CommitBuilder;
 use crate::log::writer::LogWriter;
 use crate::sequencer::{Sequencer, Staged};
-use crate::submission::{Receipt, Submission, Ticket};
+use crate::submission::{AnswerThrough, Answers, Receipt, Submission, Ticket};
 use crate::types::{Durability, Position};
 
 /// A commit takes submissions until it has about this many bytes.
@@ -113,6 +113,7 @@ pub struct Pump {
     pub clock: Arc<dyn Clock>,
     pub counters: Arc<PumpCounters>,
     pub sequencer: Sequencer,
+    pub through: Arc<OnceLock<AnswerThrough>>,
 }
 
 impl Pump {
@@ -156,9 +157,14 @@ impl Pump {
         }
         let staged = self.sequencer.seal(&mut builder);
         let written = self.write(builder, now, sync, &staged);
-        for (reply, appended) in settled {
-            // Whoever gave up waiting has dropped its ticket; the submission stands all the same.
-            let _ = reply.send(written.clone().map(|end| Receipt { appended, end }));
+        let answer = |(reply, appended)| (reply, written.clone().map(|end| Receipt { appended, end }));
+        self.answer(Answers(settled.into_iter().map(answer).collect()));
+    }
+
+    fn answer(&self, answers: Answers) {
+        match self.through.get() {
+            Some(through) => through(answers),
+            None => answers.send(),
         }
     }
 

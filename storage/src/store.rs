@@ -3,8 +3,8 @@
 //! Owns the writer thread and the zero-filling thread. Cheap to share behind an `Arc`. Knows no topic and no group.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use crate::partition::{INDEX_STEP_BYTES, IndexEntry, Partition};
 use crate::pump::{Pump, PumpCounters, Queue};
 use crate::recovery::{Opening, Parts};
 use crate::sequencer::Sequencer;
-use crate::submission::{Submission, Ticket};
+use crate::submission::{AnswerThrough, Submission, Ticket};
 use crate::types::{Epoch, Offset, PartitionId, Position, StreamId, TimestampMs};
 use crate::zerofill;
 
@@ -92,6 +92,7 @@ pub struct Store {
     queue: Arc<Queue>,
     counters: Arc<PumpCounters>,
     stop: Arc<zerofill::Stop>,
+    through: Arc<OnceLock<AnswerThrough>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     checkpointed: AtomicU64,
     checkpoints: AtomicU64,
@@ -113,6 +114,7 @@ impl Store {
         let queue = Arc::new(Queue::default());
         let counters = Arc::new(PumpCounters::default());
         let stop = Arc::new(zerofill::Stop::default());
+        let through = Arc::new(OnceLock::new());
         let pump = Pump {
             log: Arc::clone(&parts.log),
             writer,
@@ -122,6 +124,7 @@ impl Store {
             clock: Arc::clone(&parts.clock),
             counters: Arc::clone(&counters),
             sequencer: Sequencer::default(),
+            through: Arc::clone(&through),
         };
         let (log, filler_stop) = (Arc::clone(&parts.log), Arc::clone(&stop));
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -138,6 +141,7 @@ impl Store {
             queue,
             counters,
             stop,
+            through,
             threads: Mutex::new(threads),
             checkpointed,
             checkpoints: AtomicU64::new(0),
@@ -154,6 +158,11 @@ impl Store {
     /// Hands a submission to the writer thread. The order of calls is the order in the log.
     pub fn submit(&self, submission: Submission) -> Ticket {
         self.queue.push(submission)
+    }
+
+    /// From now on answers go through `through`, a commit's at a time, on the writer thread. It must not block. Set once.
+    pub fn answer_through(&self, through: AnswerThrough) {
+        let _ = self.through.set(through);
     }
 
     /// Bytes that wait for the writer thread.
