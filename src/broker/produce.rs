@@ -93,7 +93,7 @@ impl Inner {
             let key = match &record.idempotency_key {
                 Some(key) if window_ms > 0 => {
                     let body = [record.key.as_deref().unwrap_or_default(), record.value.as_deref().unwrap_or_default()];
-                    Some(self.store.dedup_key(topic.id, key, &body, window_ms)?)
+                    Some(Box::new(self.store.dedup_key(topic.id, key, &body, window_ms)?))
                 }
                 _ => None,
             };

@@ -18,7 +18,7 @@ pub struct NewEntry {
     pub partition: Arc<Partition>,
     pub body: RecordBody,
     /// With a key, a repeat within its window stores nothing and answers with the first offset.
-    pub key: Option<DedupKey>,
+    pub key: Option<Box<DedupKey>>,
     /// Refuses the whole submission unless this will be the record's offset.
     pub expected: Option<Offset>,
 }
