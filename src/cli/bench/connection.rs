@@ -148,7 +148,8 @@ impl Connection {
     }
 }
 
-async fn connect(target: &Target) -> Result<TcpStream, String> {
+/// Opens a connection that sends small requests at once.
+pub async fn connect(target: &Target) -> Result<TcpStream, String> {
     let stream = TcpStream::connect(&target.host).await.map_err(|why| format!("cannot connect to {}: {why}", target.host))?;
     stream.set_nodelay(true).map_err(|why| why.to_string())?;
     Ok(stream)

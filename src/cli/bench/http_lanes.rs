@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::client::views::{PartitionView, TopicView};
 use crate::client::{Call, Client, JSON, NDJSON, Path};
 
-use super::connection::{Connection, Target};
+use super::connection::{Connection, Target, connect};
 use super::end_to_end::{self, Receiver};
 use super::load::{self, Done, Lane, Tally};
 use super::payload::Payload;
@@ -27,6 +27,8 @@ pub async fn measure(args: &Bench) -> anyhow::Result<Report> {
     let client = args.connect.client()?;
     let target = Target::new(client.server());
     let payload = Payload::new(args.value_bytes)?;
+    // Ten seconds of refused connections would say no more than this one does.
+    connect(&target).await.map_err(|why| anyhow::anyhow!("{why}; is it running? start a broker with `onelog serve`"))?;
     if args.path.is_none() && (args.topic.is_some() || args.batch > 1 || args.mode != Mode::Publish) {
         create_topic(&client, args).await?;
     }
@@ -51,7 +53,7 @@ pub async fn measure(args: &Bench) -> anyhow::Result<Report> {
             let receivers = lanes().map(|connection| GroupMember::new(connection, &group, payload.clone())).collect();
             let took = end_to_end::run(args.plan(), publishers, receivers, &tally).await;
             client.delete(group).await?;
-            took?
+            took
         }
     };
     let syncs = syncs_before.zip(syncs(&client).await).map(|(before, after)| after - before);

@@ -34,7 +34,7 @@ pub struct Bench {
     #[arg(long)]
     in_process: bool,
 
-    /// Directory of that broker; a temporary one when left out
+    /// Directory of that broker, on the disk to be measured; one in the system's temporary directory when left out
     #[arg(long, value_name = "DIR", requires = "in_process")]
     data: Option<PathBuf>,
 

@@ -14,7 +14,7 @@ use super::{Bench, Mode};
 /// One run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    mode: String,
+    mode: &'static str,
     target: String,
     connections: u32,
     batch: u32,
@@ -59,8 +59,7 @@ impl Report {
                 Mode::Publish => "publish",
                 Mode::Consume => "consume",
                 Mode::EndToEnd => "end-to-end",
-            }
-            .to_owned(),
+            },
             target,
             connections: args.connections,
             batch: args.batch,
@@ -90,9 +89,13 @@ impl Report {
             return output::json(self);
         }
         let loop_kind = self.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("open loop, {rate} records/s due"));
+        let request = match self.mode {
+            "consume" => format!("up to {} records", self.batch),
+            _ => format!("{} x {} B", self.batch, self.value_bytes),
+        };
         output::line(&format!(
-            "{} {}: {} connections, {} x {} B per request, {loop_kind}, {:.1} s",
-            self.mode, self.target, self.connections, self.batch, self.value_bytes, self.seconds
+            "{} {}: {} connections, {request} per request, {loop_kind}, {:.1} s",
+            self.mode, self.target, self.connections, self.seconds
         ))?;
         let latency = self.latency_ms;
         let number = |value: f64| format!("{value:.2}");

@@ -52,6 +52,9 @@ impl Sender {
             if started.elapsed() + wait > PATIENCE {
                 return Err(self.explain(failure, batch).context(format!("gave up after {} s", PATIENCE.as_secs())));
             }
+            if pause == PAUSE_FIRST {
+                eprintln!("waiting, up to {} s: {failure}", PATIENCE.as_secs());
+            }
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(PAUSE_LAST);
         }
