@@ -39,10 +39,27 @@ async fn headers_and_bodies_that_never_end_are_cut_off() {
 }
 
 #[tokio::test]
+async fn a_wait_longer_than_a_rest_may_be_is_answered() {
+    let server = Server::start_with(HttpConfig { idle_timeout: Duration::from_millis(100), ..HttpConfig::default() }).await;
+    server.topic("t").await;
+    let request = b"GET /v1/topics/t/partitions/0/records?wait_ms=500 HTTP/1.1\r\nhost: x\r\n\r\n";
+    assert!(talk(&server, request).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
 async fn an_announced_giant_is_refused_before_it_is_sent() {
     let server = Server::start().await;
     let head = b"POST /events HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10000000\r\nconnection: close\r\n\r\n";
     let answer = talk(&server, head).await;
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_sends_a_giant_gets_to_read_why_it_is_refused() {
+    let server = Server::start().await;
+    let mut request = b"POST /events HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 10000000\r\n\r\n".to_vec();
+    request.resize(request.len() + 10_000_000, b' ');
+    let answer = talk(&server, &request).await;
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"), "{answer}");
 }
 
@@ -89,6 +106,6 @@ async fn a_request_that_does_not_end_does_not_hold_up_the_stop_for_ever() {
     server.post("/events", &json!({"event_type": "x"})).await.expect(202);
     assert!(server.stop_within(Duration::from_secs(2)).await);
     let mut rest = Vec::new();
-    // Reset or closed: either way it is over.
-    let _ = stuck.read_to_end(&mut rest).await;
+    // Reset or closed: either way it is over, and long before its body's time is.
+    let _ = tokio::time::timeout(Duration::from_secs(2), stuck.read_to_end(&mut rest)).await.expect("the connection was cut");
 }
