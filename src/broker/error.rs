@@ -65,3 +65,25 @@ pub enum LeaseError {
     #[error("no such lease: the record is settled already or was never leased")]
     Unknown,
 }
+
+impl From<onelog_storage::error::StorageError> for BrokerError {
+    fn from(error: onelog_storage::error::StorageError) -> Self {
+        use onelog_storage::error::StorageError as Storage;
+        match error {
+            Storage::Full { .. } => Self::DiskFull,
+            Storage::Poisoned { reason } => Self::StorageFailed { reason },
+            Storage::Damage { .. } => Self::Damaged { what: error.to_string() },
+            Storage::TooLarge { bytes, max } => Self::BatchTooLarge { bytes, max },
+            Storage::Invalid(why) => Self::InvalidRequest(why),
+            Storage::Closed => Self::Closing,
+            Storage::Io { .. }
+            | Storage::Locked { .. }
+            | Storage::FormatTooNew { .. }
+            | Storage::NotAStore { .. }
+            | Storage::OffsetOutOfRange { .. }
+            | Storage::IdempotencyConflict { .. }
+            | Storage::UnexpectedOffset { .. }
+            | Storage::Index(_) => Self::StorageFailed { reason: error.to_string() },
+        }
+    }
+}

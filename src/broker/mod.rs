@@ -1,15 +1,43 @@
 //! The broker: topics, queue groups, stream groups, dead letters. Protocol-free; decides, and leaves remembering to storage.
+//!
+//! `mod` wires and closes. What users do stands in one file each: [`topics`], [`produce`], [`fetch`], [`queue`], [`dead_letter`],
+//! [`streams`]; what runs by itself in `maintenance`; how state comes back in `state`. Knows no protocol and no file.
 
+mod admission;
+pub mod dead_letter;
 pub mod error;
+pub mod event;
+mod fetch;
+pub mod group;
+mod maintenance;
+pub mod partitioner;
+mod produce;
+mod queue;
+mod records;
+mod state;
+mod streams;
+mod timer;
+mod topic;
+mod topics;
 pub mod types;
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use onelog_storage::clock::Clock;
+use event_listener::Event;
+use onelog_storage::clock::{Clock, SystemClock};
 use onelog_storage::io::Io;
+use onelog_storage::io::disk::Disk;
+use onelog_storage::submission::{NewEvent, Receipt, Submission};
+use onelog_storage::{RecoveryReport, Store, StoreConfig};
+use parking_lot::{Mutex, RwLock};
 
+use self::admission::Admission;
+use self::event::{BrokerEvent, NextIds, StateKey};
+use self::timer::Timer;
+use self::topic::Topic;
 use crate::telemetry::histogram::Histogram;
 pub use error::{BrokerError, LeaseError, Result};
 pub use types::*;
@@ -29,6 +57,21 @@ pub struct BrokerConfig {
     pub queue_bytes_max: usize,
     pub clock: Arc<dyn Clock>,
     pub io: Arc<dyn Io>,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        let store = StoreConfig::default();
+        Self {
+            segment_bytes: store.segment_bytes,
+            cache_bytes: store.cache_bytes,
+            index_cache_bytes: store.index_cache_bytes,
+            checkpoint_bytes: 32 * 1024 * 1024,
+            queue_bytes_max: 32 * 1024 * 1024,
+            clock: Arc::new(SystemClock::default()),
+            io: Arc::new(Disk),
+        }
+    }
 }
 
 /// What the broker counts itself, since it was opened.
@@ -61,164 +104,190 @@ pub struct GroupCounters {
 /// A running broker. Cheap to clone.
 #[derive(Clone)]
 pub struct Broker {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
 }
 
-#[expect(clippy::unused_async, unused_variables, reason = "signatures first")]
+/// What all clones share.
+struct Inner {
+    store: Store,
+    topics: RwLock<BTreeMap<String, Arc<Topic>>>,
+    /// Offsets of stream groups: group -> (topic id, partition) -> offset and metadata.
+    streams: Mutex<BTreeMap<String, streams::StreamGroup>>,
+    /// Creations, changes and deletions of topics and groups happen one after the other.
+    control: tokio::sync::Mutex<()>,
+    ids: Mutex<NextIds>,
+    /// What changed since the last checkpoint, apart from lease states, which know it themselves.
+    dirty: Mutex<HashSet<StateKey>>,
+    next_token: AtomicU64,
+    admission: Admission,
+    timer: Arc<Timer>,
+    clock: Arc<dyn Clock>,
+    counters: Counters,
+    checkpoint_bytes: u64,
+    batch_bytes_max: u64,
+    closing: AtomicBool,
+    /// Rung when the broker closes: waits end early.
+    closed: Event,
+    report: RecoveryReport,
+    /// Serialises checkpoints.
+    checkpointing: Mutex<()>,
+    /// The directory of an ephemeral broker, removed last.
+    _temporary: Option<tempfile::TempDir>,
+}
+
 impl Broker {
     /// Opens (or creates) the directory. Recovers, then starts writing. Must be called inside a tokio runtime.
     pub async fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        unimplemented!()
+        Self::open_with(dir.as_ref(), BrokerConfig::default()).await
     }
+
     pub async fn open_with(dir: &Path, config: BrokerConfig) -> Result<Self> {
-        unimplemented!()
+        Self::start(dir, config, None).await
     }
-    /// A broker in a temporary place that is gone when the last clone is dropped or closed.
+
+    /// A broker in a temporary place that is gone when the last clone is dropped.
     pub async fn ephemeral() -> Result<Self> {
-        unimplemented!()
+        Self::ephemeral_with(BrokerConfig::default()).await
     }
-    /// Stops taking requests, waits for what is in flight, checkpoints, closes.
+
+    /// As [`Self::ephemeral`], with another clock or other budgets.
+    pub async fn ephemeral_with(config: BrokerConfig) -> Result<Self> {
+        let made = tempfile::Builder::new().prefix("onelog-").tempdir();
+        let temporary =
+            made.map_err(|error| BrokerError::StorageFailed { reason: format!("cannot make a temporary directory: {error}") })?;
+        let dir = temporary.path().join("data");
+        Self::start(&dir, config, Some(temporary)).await
+    }
+
+    async fn start(dir: &Path, config: BrokerConfig, temporary: Option<tempfile::TempDir>) -> Result<Self> {
+        let dir = dir.to_owned();
+        let opened = tokio::task::spawn_blocking(move || state::open(&dir, &config, temporary)).await;
+        let inner = opened.map_err(|error| BrokerError::StorageFailed { reason: format!("opening failed: {error}") })??;
+        let broker = Self { inner: Arc::new(inner) };
+        broker.note_deadlines();
+        maintenance::spawn(&broker.inner);
+        Ok(broker)
+    }
+
+    /// Stops taking requests, waits for what is in flight, checkpoints, closes. Later calls answer [`BrokerError::Closing`].
     pub async fn close(&self) -> Result<()> {
-        unimplemented!()
+        if self.inner.closing.swap(true, Relaxed) {
+            return Ok(());
+        }
+        self.inner.closed.notify(usize::MAX);
+        let inner = Arc::clone(&self.inner);
+        let closed = tokio::task::spawn_blocking(move || {
+            let checkpointed = inner.checkpoint();
+            inner.store.close();
+            checkpointed
+        });
+        closed.await.map_err(|error| BrokerError::StorageFailed { reason: format!("closing failed: {error}") })?
     }
 
-    // -- topics
-    pub async fn create_topic(&self, name: &str, settings: TopicSettings) -> Result<TopicInfo> {
-        unimplemented!()
-    }
-    pub async fn alter_topic(&self, name: &str, change: TopicChange) -> Result<TopicInfo> {
-        unimplemented!()
-    }
-    pub async fn delete_topic(&self, name: &str) -> Result<()> {
-        unimplemented!()
-    }
-    pub fn topic(&self, name: &str) -> Result<TopicInfo> {
-        unimplemented!()
-    }
-    /// All topics, by name.
-    pub fn topics(&self) -> Vec<TopicInfo> {
-        unimplemented!()
+    /// What opening found.
+    #[must_use]
+    pub fn recovery_report(&self) -> &RecoveryReport {
+        &self.inner.report
     }
 
-    // -- records
-    /// Publishes records to one topic: all of them or none. Answers once they are durable.
-    pub async fn produce(&self, topic: &str, records: Vec<NewRecord>) -> Result<Vec<Produced>> {
-        unimplemented!()
-    }
-    /// Publishes records to several topics and partitions: all of them or none.
-    pub async fn produce_atomic(&self, records: Vec<(String, NewRecord)>) -> Result<Vec<Produced>> {
-        unimplemented!()
-    }
-    /// Publishes one record if the partition's next offset is `expected`.
-    pub async fn produce_if(&self, topic: &str, record: NewRecord, expected: i64) -> Result<Produced> {
-        unimplemented!()
-    }
-    pub async fn fetch(&self, request: FetchRequest) -> Result<Fetched> {
-        unimplemented!()
-    }
-    /// The offset a place in a partition stands for.
-    pub async fn resolve(&self, topic: &str, partition: u32, place: SeekTo) -> Result<i64> {
-        unimplemented!()
-    }
-    /// Completes when the topic may have records beyond what was there when this was called (used by tails).
-    pub async fn topic_changed(&self, topic: &str) -> Result<()> {
-        unimplemented!()
+    /// Writes a checkpoint now.
+    pub async fn checkpoint(&self) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        let written = tokio::task::spawn_blocking(move || inner.checkpoint()).await;
+        written.map_err(|error| BrokerError::StorageFailed { reason: error.to_string() })?
     }
 
-    // -- queue groups: one group per (topic, name)
-    /// Creates the group, or answers with the existing one when its settings are the same.
-    pub async fn create_group(&self, topic: &str, group: &str, settings: GroupSettings) -> Result<GroupInfo> {
-        unimplemented!()
-    }
-    pub async fn alter_group(&self, topic: &str, group: &str, settings: GroupSettings) -> Result<GroupInfo> {
-        unimplemented!()
-    }
-    pub async fn delete_group(&self, topic: &str, group: &str) -> Result<()> {
-        unimplemented!()
-    }
-    pub fn group(&self, topic: &str, group: &str) -> Result<GroupInfo> {
-        unimplemented!()
-    }
-    /// Queue groups, of one topic or of all.
-    pub fn groups(&self, topic: Option<&str>) -> Result<Vec<GroupInfo>> {
-        unimplemented!()
-    }
-    /// Leases records. Creates the group with default settings when it does not exist. Empty when `wait` passed.
-    pub async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivery>> {
-        unimplemented!()
-    }
-    pub async fn ack(&self, topic: &str, group: &str, leases: &[LeaseId]) -> Result<Outcomes> {
-        unimplemented!()
-    }
-    pub async fn nack(&self, topic: &str, group: &str, failures: &[Failure]) -> Result<Outcomes> {
-        unimplemented!()
-    }
-    pub async fn extend(&self, topic: &str, group: &str, leases: &[LeaseId], visibility_ms: u64) -> Result<Outcomes> {
-        unimplemented!()
-    }
-    /// Gives leases back at once without counting the attempt (graceful stop of a consumer).
-    pub async fn release(&self, topic: &str, group: &str, leases: &[LeaseId]) -> Result<Outcomes> {
-        unimplemented!()
-    }
-    /// Moves a queue group; leases are void afterwards. `partition: None` moves all.
-    pub async fn seek_group(&self, topic: &str, group: &str, partition: Option<u32>, place: SeekTo) -> Result<()> {
-        unimplemented!()
-    }
-
-    // -- dead letters; `topic` is the origin topic
-    /// Unresolved dead letters in the order they died, `limit` at most, starting after `after` (partition, offset).
-    pub async fn dead_letters(
-        &self,
-        topic: &str,
-        filter: &DeadLetterFilter,
-        after: Option<(u32, i64)>,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        unimplemented!()
-    }
-    pub async fn redrive(&self, topic: &str, request: RedriveRequest) -> Result<RedriveReport> {
-        unimplemented!()
-    }
-    /// Sends one dead letter back with another body: value, key or headers replaced where given.
-    pub async fn redrive_edited(&self, topic: &str, at: (u32, i64), edited: NewRecord) -> Result<Produced> {
-        unimplemented!()
-    }
-    /// Marks dead letters resolved without sending them anywhere.
-    pub async fn purge(&self, topic: &str, filter: &DeadLetterFilter, dry_run: bool) -> Result<RedriveReport> {
-        unimplemented!()
-    }
-
-    // -- stream groups
-    pub async fn commit_offsets(&self, group: &str, offsets: Vec<CommittedOffset>) -> Result<()> {
-        unimplemented!()
-    }
-    pub fn committed_offsets(&self, group: &str) -> Vec<CommittedOffset> {
-        unimplemented!()
-    }
-    /// Names of the stream groups.
-    pub fn stream_groups(&self) -> Vec<String> {
-        unimplemented!()
-    }
-    /// Sets the committed offsets of a topic by meaning; answers with what was set.
-    pub async fn seek_stream(&self, group: &str, topic: &str, partition: Option<u32>, place: SeekTo) -> Result<Vec<CommittedOffset>> {
-        unimplemented!()
-    }
-    pub async fn delete_stream_group(&self, group: &str) -> Result<()> {
-        unimplemented!()
-    }
-
-    // -- numbers
+    #[must_use]
     pub fn storage_stats(&self) -> StorageStats {
-        unimplemented!()
+        let stats = self.inner.store.stats();
+        StorageStats {
+            log_start: stats.log_start.0,
+            durable_position: stats.durable.0,
+            commits_total: stats.commits,
+            syncs_total: stats.syncs,
+            records_total: stats.records,
+            bytes_written_total: stats.bytes,
+            segments: stats.segments,
+            disk_available_bytes: self.inner.store.available().unwrap_or(0),
+            checkpoint_position: stats.checkpoint.0,
+            checkpoints_total: stats.checkpoints,
+            queued_bytes: self.inner.admission.bytes(),
+            epoch: stats.epoch.0,
+            failure: stats.failure,
+            disk_full: stats.disk_full,
+        }
     }
+
+    #[must_use]
     pub fn counters(&self) -> &Counters {
-        unimplemented!()
+        &self.inner.counters
     }
+
     /// Counters of each queue group: topic, group, counters.
+    #[must_use]
     pub fn group_counters(&self) -> Vec<(Arc<str>, Arc<str>, Arc<GroupCounters>)> {
-        unimplemented!()
+        let topics: Vec<Arc<Topic>> = self.inner.topics.read().values().cloned().collect();
+        let of = |topic: &Arc<Topic>| {
+            let groups: Vec<_> = topic.groups.read().values().cloned().collect();
+            groups.into_iter().map(|group| (Arc::clone(&group.topic), Arc::clone(&group.name), Arc::clone(&group.counters)))
+        };
+        topics.iter().flat_map(of).collect()
     }
+
+    #[must_use]
     pub fn clock(&self) -> Arc<dyn Clock> {
-        unimplemented!()
+        Arc::clone(&self.inner.clock)
+    }
+
+    /// Puts the deadlines found by recovery before the timer.
+    fn note_deadlines(&self) {
+        let now = self.inner.timer.now();
+        for topic in self.inner.topics.read().values() {
+            for group in topic.groups.read().values() {
+                if let Some(at) = group.next_deadline(now) {
+                    self.inner.timer.note(at, group);
+                }
+            }
+        }
     }
 }
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.timer.stop();
+    }
+}
+
+impl Inner {
+    fn check_open(&self) -> Result<()> {
+        if self.closing.load(Relaxed) { Err(BrokerError::Closing) } else { Ok(()) }
+    }
+
+    fn topic(&self, name: &str) -> Result<Arc<Topic>> {
+        self.topics.read().get(name).cloned().ok_or_else(|| BrokerError::TopicNotFound { topic: name.to_owned() })
+    }
+
+    fn mark(&self, key: StateKey) {
+        self.dirty.lock().insert(key);
+    }
+
+    /// Writes events and waits until they are durable.
+    async fn write_events(&self, events: impl IntoIterator<Item = BrokerEvent>) -> Result<Receipt> {
+        let events: Result<Vec<NewEvent>> = events.into_iter().map(|event| event.encode()).collect();
+        let submission = Submission { events: events?.into(), urgent: true, ..Submission::default() };
+        Ok(self.store.submit(submission).await?)
+    }
+
+    /// `count` new lease tokens, greater than any given out before; the first of them.
+    fn tokens(&self, count: usize) -> u64 {
+        self.next_token.fetch_add(count as u64, Relaxed)
+    }
+}
+
+/// Groups of a topic by name, copied out of the lock.
+fn groups_of(topic: &Topic) -> Vec<Arc<group::QueueGroup>> {
+    topic.groups.read().values().cloned().collect()
+}
+
+/// Topics by id, for folding events that name ids.
+type TopicsById = HashMap<u32, Arc<Topic>>;

@@ -4,9 +4,27 @@
 //! Floors from the bottom: [`types`] [`error`] [`clock`] [`layout`] [`codec`] [`batch`] · [`io`] · [`log`] · [`index`] · `checkpoint` ·
 //! `recovery` · [`store`] (the facade, the only part the broker uses).
 
+pub mod batch;
+pub mod check;
+mod checkpoint;
 pub mod clock;
+pub mod codec;
 pub mod error;
 pub mod index;
 pub mod io;
 pub mod layout;
+pub mod log;
+pub mod partition;
+mod pump;
+mod recovery;
+mod sequencer;
+pub mod store;
+mod store_file;
+pub mod submission;
 pub mod types;
+mod views;
+mod zerofill;
+
+pub use checkpoint::StateChange;
+pub use recovery::{Opening, RecoveredEvent, RecoveryReport};
+pub use store::{Store, StoreConfig};

@@ -3,11 +3,19 @@
 //! Backends ([`redb`], [`sled`]) know keys and bytes only; what the keys mean stands in [`offsets`], [`dedup`] and
 //! `checkpoint`. The same conformance tests run on each backend.
 
+pub mod dedup;
+pub mod offsets;
 pub mod redb;
 #[cfg(feature = "sled")]
 pub mod sled;
 
-use crate::error::Result;
+use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Result, StorageError};
+use crate::io::Io;
 
 /// A named key space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,4 +57,66 @@ pub trait Index: Send + Sync {
     fn commit(&self, batch: IndexBatch) -> Result<()>;
     /// Bytes on disk.
     fn bytes(&self) -> Result<u64>;
+}
+
+/// Runs one use of a backend. A panic of its code is an error of the index, which is rebuilt, and not the end of the process.
+fn contained<T>(backend: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(StorageError::Index(format!("{backend} panicked: {}", words.unwrap_or("without a word"))))
+    })
+}
+
+/// The first key after all keys that start with `prefix`; `None` when no key can follow them.
+fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix.get(..=last)?.to_vec();
+    if let Some(byte) = end.last_mut() {
+        *byte = byte.saturating_add(1);
+    }
+    Some(end)
+}
+
+/// Where a walk over keys starts and ends.
+type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// The keys in which a `floor` looks: those that start with `prefix` and are not above `key`. `None` when there can be none.
+fn floor_bounds(prefix: &[u8], key: &[u8]) -> Option<Bounds> {
+    if key < prefix {
+        return None;
+    }
+    let end = match after_prefix(prefix) {
+        Some(end) if end.as_slice() <= key => Bound::Excluded(end),
+        _ => Bound::Included(key.to_vec()),
+    };
+    Some((Bound::Included(prefix.to_vec()), end))
+}
+
+/// Which backend holds the index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    #[default]
+    Redb,
+    #[cfg(feature = "sled")]
+    Sled,
+}
+
+impl Backend {
+    /// Opens or creates the index of `dir`.
+    pub fn open(self, io: &Arc<dyn Io>, dir: &Path, cache_bytes: usize) -> Result<Arc<dyn Index>> {
+        match self {
+            Self::Redb => Ok(Arc::new(redb::RedbIndex::open(&**io, dir, cache_bytes)?)),
+            #[cfg(feature = "sled")]
+            Self::Sled => Ok(Arc::new(sled::SledIndex::open(dir, cache_bytes)?)),
+        }
+    }
+
+    /// Deletes the index of `dir`: what it held is folded from the log again.
+    pub fn remove(self, io: &Arc<dyn Io>, dir: &Path) -> Result<()> {
+        match self {
+            Self::Redb => redb::RedbIndex::remove(&**io, dir),
+            #[cfg(feature = "sled")]
+            Self::Sled => sled::SledIndex::remove(dir),
+        }
+    }
 }

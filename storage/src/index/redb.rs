@@ -1,1 +1,281 @@
-//! x
+//! The index over redb: one file, `index.redb`, read and written through [`Io`].
+//!
+//! Owns the names of redb's tables and one snapshot of them, opened anew after each commit, so that a lookup costs one
+//! walk down a tree and no transaction. Every commit is two-phase (one phase could be fooled by bytes chosen by whoever
+//! writes records) and saves what a quick repair needs, so that opening after a crash does not walk the file.
+//! Never lets a panic of redb out: damage redb asserts about is an error here, and the index is rebuilt from the log.
+//! redb checks the bytes of its pages only in a full repair: whoever must notice a flipped bit puts a checksum in the value.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
+
+use super::{Index, IndexBatch, Pair, Table, contained, floor_bounds};
+use crate::error::{Result, StorageError};
+use crate::io::{Io, IoFile, OpenMode, Site};
+use crate::layout;
+
+type Bytes = &'static [u8];
+type Opened = ReadOnlyTable<Bytes, Bytes>;
+
+/// An open index file. Dropping it closes it cleanly.
+pub struct RedbIndex {
+    /// What lookups see: the last commit.
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// Held across a commit and the snapshot taken after it, so that snapshots never go back.
+    commits: Mutex<()>,
+    /// `None` only while being dropped.
+    database: Option<Database>,
+    file: Arc<dyn IoFile>,
+}
+
+/// The tables as of one commit.
+#[derive(Default)]
+struct Snapshot {
+    tables: HashMap<Table, Opened>,
+}
+
+impl RedbIndex {
+    /// Opens the index of the data directory `dir`, or creates an empty one.
+    ///
+    /// An error means the file cannot be used: [`RedbIndex::remove`] it and rebuild.
+    pub fn open(io: &dyn Io, dir: &Path, cache_bytes: usize) -> Result<Self> {
+        let file = io.open(Site::IndexOpen, &layout::redb_file(dir), OpenMode::CreateOrWrite)?;
+        // Also when the file was there before: whoever created it may have died before this line.
+        io.sync_dir(Site::DirSync, dir)?;
+        let backend = Backend { file: Arc::clone(&file) };
+        let database = guarded(|| Ok(Database::builder().set_cache_size(cache_bytes).create_with_backend(backend)?))?;
+        let snapshot = RwLock::new(Arc::new(Snapshot::of(&database)?));
+        Ok(Self { snapshot, commits: Mutex::new(()), database: Some(database), file })
+    }
+
+    /// Deletes the index file, durably. Fine when there is none. The index must not be open.
+    pub fn remove(io: &dyn Io, dir: &Path) -> Result<()> {
+        io.remove(Site::IndexRemove, &layout::redb_file(dir))?;
+        io.sync_dir(Site::DirSync, dir)
+    }
+
+    fn database(&self) -> Result<&Database> {
+        self.database.as_ref().ok_or(StorageError::Closed)
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read())
+    }
+}
+
+impl Drop for RedbIndex {
+    fn drop(&mut self) {
+        // The snapshot's pages belong to the database and go first. Closing writes, so it can fail; nothing is lost by it.
+        *self.snapshot.get_mut() = Arc::default();
+        let database = self.database.take();
+        let _ = guarded(|| {
+            drop(database);
+            Ok(())
+        });
+    }
+}
+
+impl Index for RedbIndex {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let snapshot = self.snapshot();
+        let Some(opened) = snapshot.tables.get(&table) else { return Ok(None) };
+        guarded(|| Ok(opened.get(key)?.map(|value| value.value().to_vec())))
+    }
+
+    fn floor(&self, table: Table, prefix: &[u8], key: &[u8]) -> Result<Option<Pair>> {
+        let snapshot = self.snapshot();
+        let Some(opened) = snapshot.tables.get(&table) else { return Ok(None) };
+        let Some((from, to)) = floor_bounds(prefix, key) else { return Ok(None) };
+        guarded(|| {
+            let bounds = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
+            let last = opened.range::<&[u8]>(bounds)?.next_back().transpose()?;
+            Ok(last.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+        })
+    }
+
+    fn range(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Pair>> {
+        let snapshot = self.snapshot();
+        let Some(opened) = snapshot.tables.get(&table) else { return Ok(Vec::new()) };
+        guarded(|| {
+            let mut found = Vec::new();
+            for pair in opened.range::<&[u8]>(prefix.max(from)..)?.take(limit) {
+                let (key, value) = pair?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                found.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok(found)
+        })
+    }
+
+    fn key_tables(&self) -> Result<Vec<Table>> {
+        let mut tables: Vec<Table> = self.snapshot().tables.keys().filter(|table| matches!(table, Table::Keys { .. })).copied().collect();
+        tables.sort_unstable();
+        Ok(tables)
+    }
+
+    fn commit(&self, batch: IndexBatch) -> Result<()> {
+        let _one_at_a_time = self.commits.lock();
+        let database = self.database()?;
+        guarded(|| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_two_phase_commit(true);
+            transaction.set_quick_repair(true);
+            apply(&transaction, batch)?;
+            Ok(transaction.commit()?)
+        })?;
+        let snapshot = Arc::new(Snapshot::of(database)?);
+        *self.snapshot.write() = snapshot;
+        Ok(())
+    }
+
+    fn bytes(&self) -> Result<u64> {
+        self.file.len(Site::IndexRead)
+    }
+}
+
+impl Snapshot {
+    fn of(database: &Database) -> Result<Self> {
+        guarded(|| {
+            let transaction = database.begin_read()?;
+            let mut tables = HashMap::new();
+            for handle in transaction.list_tables()? {
+                if let Some(table) = parse_table_name(handle.name()) {
+                    tables.insert(table, transaction.open_table(definition(handle.name()))?);
+                }
+            }
+            Ok(Self { tables })
+        })
+    }
+}
+
+/// Drops, then deletes, then puts. In the order of keys, which a tree likes best; of equal puts the last one stays.
+fn apply(transaction: &WriteTransaction, mut batch: IndexBatch) -> Result<(), redb::Error> {
+    for table in batch.drops {
+        transaction.delete_table(definition(&table_name(table)))?;
+    }
+    batch.deletes.sort();
+    for same_table in batch.deletes.chunk_by(|(left, _), (right, _)| left == right) {
+        let Some((table, _)) = same_table.first() else { continue };
+        let mut opened = transaction.open_table(definition(&table_name(*table)))?;
+        for (_, key) in same_table {
+            opened.remove(key.as_slice())?;
+        }
+    }
+    batch.puts.sort_by(|(left, left_key, _), (right, right_key, _)| (left, left_key).cmp(&(right, right_key)));
+    for same_table in batch.puts.chunk_by(|(left, ..), (right, ..)| left == right) {
+        let Some((table, ..)) = same_table.first() else { continue };
+        let mut opened = transaction.open_table(definition(&table_name(*table)))?;
+        for (_, key, value) in same_table {
+            opened.insert(key.as_slice(), value.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+/// How every table is typed: bytes to bytes, ordered bytewise.
+fn definition(name: &str) -> TableDefinition<'_, Bytes, Bytes> {
+    TableDefinition::new(name)
+}
+
+fn table_name(table: Table) -> String {
+    match table {
+        Table::Meta => "meta".to_owned(),
+        Table::State => "state".to_owned(),
+        Table::Offsets => "offsets".to_owned(),
+        Table::Partitions => "partitions".to_owned(),
+        Table::Keys { class, number } => format!("keys-{class}-{number:020}"),
+    }
+}
+
+/// The inverse of [`table_name`]; `None` for names it never makes.
+fn parse_table_name(name: &str) -> Option<Table> {
+    let table = match name {
+        "meta" => Table::Meta,
+        "state" => Table::State,
+        "offsets" => Table::Offsets,
+        "partitions" => Table::Partitions,
+        keys => {
+            let (class, number) = keys.strip_prefix("keys-")?.split_once('-')?;
+            Table::Keys { class: class.parse().ok()?, number: number.parse().ok()? }
+        }
+    };
+    (table_name(table) == name).then_some(table)
+}
+
+/// Runs one use of redb and turns what it answers, or its panic, into our error.
+fn guarded<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
+    contained("redb", || work().map_err(ours))
+}
+
+/// An error of our own that passed through redb comes back as it was.
+fn ours(error: redb::Error) -> StorageError {
+    if let redb::Error::Io(io) = &error
+        && let Some(passed) = io.get_ref().and_then(|inner| inner.downcast_ref::<StorageError>())
+    {
+        return passed.clone();
+    }
+    StorageError::Index(error.to_string())
+}
+
+/// What redb calls: a file of ours.
+struct Backend {
+    file: Arc<dyn IoFile>,
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Backend")
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len(Site::IndexRead).map_err(theirs)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let filled = self.file.read_at(Site::IndexRead, out, offset).map_err(theirs)?;
+        if filled == out.len() { Ok(()) } else { Err(io::Error::new(ErrorKind::UnexpectedEof, "the index file ends too early")) }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(Site::IndexResize, len).map_err(theirs)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync(Site::IndexSync).map_err(theirs)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_at(Site::IndexWrite, &[data], offset).map_err(theirs)
+    }
+}
+
+/// Packs an error of ours for its way through redb; [`ours`] unpacks it.
+fn theirs(error: StorageError) -> io::Error {
+    let kind = if let StorageError::Io { kind, .. } = &error { *kind } else { ErrorKind::Other };
+    io::Error::new(kind, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_names_round_trip_and_nothing_else_parses() {
+        let keys = [(0, 0), (17, 3), (u8::MAX, u64::MAX)].map(|(class, number)| Table::Keys { class, number });
+        for table in [Table::Meta, Table::State, Table::Offsets, Table::Partitions].into_iter().chain(keys) {
+            assert_eq!(parse_table_name(&table_name(table)), Some(table));
+        }
+        for bad in ["", "keys", "keys-1", "keys-1-1", "keys-256-00000000000000000001", "keys-+1-00000000000000000001", "meta2"] {
+            assert_eq!(parse_table_name(bad), None, "{bad}");
+        }
+    }
+}

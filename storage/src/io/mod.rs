@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Result, StorageError};
 
 /// The calls we make, by what they are for. Faults are injected and reported by these names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -140,4 +140,9 @@ pub trait IoFile: Send + Sync {
     fn sync(&self, site: Site) -> Result<()>;
     /// Drops clean pages of the file from the page cache, so that the next read shows what is on disk.
     fn evict(&self, site: Site) -> Result<()>;
+}
+
+/// What the operating system answered, with the call and the name it was about.
+pub(crate) fn refused(site: Site, path: &Path, error: &std::io::Error) -> StorageError {
+    StorageError::Io { site, path: path.to_path_buf(), message: error.to_string(), kind: error.kind(), raw_os_error: error.raw_os_error() }
 }

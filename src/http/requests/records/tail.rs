@@ -5,7 +5,6 @@
 //! a slow client slows only its own reading.
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -33,8 +32,6 @@ const READ_RECORDS: usize = 256;
 const READ_BYTES: usize = 256 * 1024;
 /// Reads that wait for the client to take them.
 const READS_AHEAD: usize = 4;
-/// A tail looks for itself this often, should it ever not be told.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,8 +86,10 @@ async fn run(app: &App, topic: &str, mut places: Places, client: &mpsc::Sender<B
     }
     loop {
         // Asked for before reading, so that what arrives while reading is not slept through.
-        let mut changed = pin!(app.broker.topic_changed(topic));
-        let mut already = poll_once(changed.as_mut()).await;
+        let mut changed = match app.broker.topic_changed(topic) {
+            Ok(changed) => pin!(changed),
+            Err(error) => return end(client, error).await,
+        };
         let mut read_any = false;
         for partition in 0..places.len() {
             match read(app, topic, partition, &mut places).await {
@@ -104,19 +103,18 @@ async fn run(app: &App, topic: &str, mut places: Places, client: &mpsc::Sender<B
                 Err(error) => return end(client, error).await,
             }
         }
-        let quiet = tokio::time::Instant::now() + LOOK_EVERY;
-        while !read_any && already.is_none() && tokio::time::Instant::now() < quiet {
+        if read_any {
+            continue;
+        }
+        loop {
             tokio::select! {
-                result = changed.as_mut() => already = Some(result),
+                () = changed.as_mut() => break,
                 () = tokio::time::sleep(app.config.tail_comment_every) => {
                     if client.send(Bytes::from_static(b": quiet\n\n")).await.is_err() {
                         return;
                     }
                 }
             }
-        }
-        if let Some(Err(error)) = already {
-            return end(client, error).await;
         }
     }
 }
@@ -173,15 +171,6 @@ fn render_id(places: &Places) -> String {
 
 fn parse_id(id: &str) -> Result<Vec<(u32, i64)>, Problem> {
     id.split(',').filter(|part| !part.trim().is_empty()).map(|part| record_id(part.trim())).collect()
-}
-
-/// Starts a future; its result if it has one already.
-async fn poll_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-    poll_fn(|context| match future.as_mut().poll(context) {
-        Poll::Ready(result) => Poll::Ready(Some(result)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
 }
 
 /// What the task sent, as a body.

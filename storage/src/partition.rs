@@ -1,0 +1,202 @@
+//! One partition as readers and the writer thread see it: its durable numbers, and the newest part of its sparse index.
+//!
+//! Two small locks, never held together with another partition's: `tail` for what is readable, `sequence` for what the
+//! writer thread has numbered but not yet written. Knows no topic; the topic's bell is handed in.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use event_listener::Event;
+use parking_lot::Mutex;
+
+use crate::log::entry::PartitionNumbers;
+use crate::types::{Offset, PartitionId, Position, StreamId, TimestampMs};
+
+/// A sparse index entry is made when this much log has passed since the partition's last one.
+pub const INDEX_STEP_BYTES: u64 = 64 * 1024;
+
+/// Where records from an offset on are found, with what is known of the records before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexEntry {
+    pub base_offset: Offset,
+    pub position: Position,
+    /// Greatest timestamp of all records before `base_offset`.
+    pub max_timestamp_before: TimestampMs,
+    /// Bytes of all batches before `base_offset`.
+    pub bytes_before: u64,
+}
+
+/// A batch that has been written.
+#[derive(Clone, Copy, Debug)]
+pub struct WrittenBatch {
+    pub base_offset: Offset,
+    pub count: i64,
+    /// Of the last record.
+    pub stream: StreamId,
+    pub max_timestamp: TimestampMs,
+    pub bytes: u64,
+    /// Of the commit that holds it.
+    pub position: Position,
+}
+
+/// One partition.
+pub struct Partition {
+    pub id: PartitionId,
+    high_watermark: AtomicI64,
+    log_start: AtomicI64,
+    /// The newest commit that tells this partition's numbers.
+    told_at: AtomicU64,
+    tail: Mutex<Tail>,
+    pub(crate) sequence: Mutex<Sequence>,
+}
+
+struct Tail {
+    numbers: PartitionNumbers,
+    /// Index entries that no checkpoint has moved to the index yet.
+    recent: Vec<IndexEntry>,
+    indexed_at: Option<Position>,
+    changed: bool,
+    bell: Option<Arc<Event>>,
+}
+
+/// Numbers given out by the writer thread, and where the partition's batch of the current commit is being built.
+#[derive(Default)]
+pub(crate) struct Sequence {
+    pub next: Offset,
+    pub stream: StreamId,
+    /// Commit counter and slot of the open batch.
+    pub open: Option<(u64, usize)>,
+}
+
+/// What a checkpoint takes from a partition.
+pub(crate) struct PartitionDelta {
+    pub numbers: PartitionNumbers,
+    pub entries: Vec<IndexEntry>,
+}
+
+impl Partition {
+    pub(crate) fn new(id: PartitionId, numbers: PartitionNumbers) -> Self {
+        let sequence = Sequence { next: numbers.next, stream: numbers.stream, open: None };
+        Self {
+            id,
+            high_watermark: AtomicI64::new(numbers.next.0),
+            log_start: AtomicI64::new(numbers.log_start.0),
+            told_at: AtomicU64::new(0),
+            tail: Mutex::new(Tail { numbers, recent: Vec::new(), indexed_at: None, changed: false, bell: None }),
+            sequence: Mutex::new(sequence),
+        }
+    }
+
+    /// One after the last record that may be seen.
+    pub fn high_watermark(&self) -> Offset {
+        Offset(self.high_watermark.load(Ordering::Acquire))
+    }
+
+    /// First record that is still there.
+    pub fn log_start(&self) -> Offset {
+        Offset(self.log_start.load(Ordering::Acquire))
+    }
+
+    /// The durable numbers.
+    pub fn numbers(&self) -> PartitionNumbers {
+        self.tail.lock().numbers
+    }
+
+    /// Rung whenever the high watermark moves.
+    pub fn ring(&self, bell: Arc<Event>) {
+        self.tail.lock().bell = Some(bell);
+    }
+
+    pub(crate) fn told_at(&self) -> Position {
+        Position(self.told_at.load(Ordering::Relaxed))
+    }
+
+    /// Makes a written batch visible. A batch known already (replayed over a checkpoint) changes nothing.
+    pub(crate) fn publish(&self, batch: &WrittenBatch) {
+        self.told_at.store(batch.position.0, Ordering::Relaxed);
+        let mut tail = self.tail.lock();
+        if batch.base_offset < tail.numbers.next {
+            return;
+        }
+        if tail.indexed_at.is_none_or(|at| batch.position.since(at) >= INDEX_STEP_BYTES) {
+            let entry = IndexEntry {
+                base_offset: batch.base_offset,
+                position: batch.position,
+                max_timestamp_before: tail.numbers.max_timestamp,
+                bytes_before: tail.numbers.bytes,
+            };
+            tail.recent.push(entry);
+            tail.indexed_at = Some(batch.position);
+        }
+        tail.changed = true;
+        tail.numbers.next = batch.base_offset.plus(batch.count);
+        tail.numbers.stream = batch.stream;
+        tail.numbers.max_timestamp = tail.numbers.max_timestamp.max(batch.max_timestamp);
+        tail.numbers.bytes += batch.bytes;
+        self.high_watermark.store(tail.numbers.next.0, Ordering::Release);
+        if let Some(bell) = &tail.bell {
+            bell.notify(usize::MAX);
+        }
+    }
+
+    /// Takes over numbers from a partition entry: nothing in it ever goes back.
+    pub(crate) fn publish_numbers(&self, told: &PartitionNumbers, at: Position) {
+        self.told_at.store(at.0, Ordering::Relaxed);
+        let mut tail = self.tail.lock();
+        let numbers = &mut tail.numbers;
+        numbers.next = numbers.next.max(told.next);
+        numbers.log_start = numbers.log_start.max(told.log_start);
+        numbers.stream = numbers.stream.max(told.stream);
+        numbers.max_timestamp = numbers.max_timestamp.max(told.max_timestamp);
+        numbers.bytes = numbers.bytes.max(told.bytes);
+        let numbers = *numbers;
+        tail.changed = true;
+        let gone = tail.recent.partition_point(|entry| entry.base_offset <= numbers.log_start).saturating_sub(1);
+        tail.recent.drain(..gone);
+        self.high_watermark.store(numbers.next.0, Ordering::Release);
+        self.log_start.store(numbers.log_start.0, Ordering::Release);
+    }
+
+    /// After recovery: numbering goes on after what was found.
+    pub(crate) fn resume_sequence(&self) {
+        let numbers = self.tail.lock().numbers;
+        *self.sequence.lock() = Sequence { next: numbers.next, stream: numbers.stream, open: None };
+    }
+
+    /// The newest unflushed index entry at or below `offset`.
+    pub(crate) fn recent_floor(&self, offset: Offset) -> Option<IndexEntry> {
+        let tail = self.tail.lock();
+        let upto = tail.recent.partition_point(|entry| entry.base_offset <= offset);
+        upto.checked_sub(1).and_then(|at| tail.recent.get(at).copied())
+    }
+
+    /// The oldest unflushed index entry at or above `offset`.
+    pub(crate) fn recent_ceiling(&self, offset: Offset) -> Option<IndexEntry> {
+        let tail = self.tail.lock();
+        tail.recent.get(tail.recent.partition_point(|entry| entry.base_offset < offset)).copied()
+    }
+
+    /// What changed since the last checkpoint. Entries stay readable here until [`Self::flushed`].
+    pub(crate) fn delta(&self) -> Option<PartitionDelta> {
+        let mut tail = self.tail.lock();
+        if !std::mem::take(&mut tail.changed) {
+            return None;
+        }
+        Some(PartitionDelta { numbers: tail.numbers, entries: tail.recent.clone() })
+    }
+
+    /// The index entries up to the one of `last` are in the index now.
+    pub(crate) fn flushed(&self, last: Offset) {
+        let mut tail = self.tail.lock();
+        let count = tail.recent.partition_point(|entry| entry.base_offset <= last);
+        tail.recent.drain(..count);
+        if tail.recent.is_empty() {
+            tail.recent.shrink_to_fit();
+        }
+    }
+
+    /// A checkpoint failed: what it took must be taken again.
+    pub(crate) fn mark_changed(&self) {
+        self.tail.lock().changed = true;
+    }
+}

@@ -1,0 +1,231 @@
+//! The writer thread: takes what waits, makes one commit of it, one write, one sync, and only then answers everybody.
+//!
+//! The only thread that calls write and sync of commits. Nothing is answered with ok before the sync that covers it,
+//! unless it asked to be lazy. Nobody is called back: tickets are completed, partitions become readable.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock::Clock;
+use crate::error::{Result, StorageError};
+use crate::index::Index;
+use crate::index::dedup::Dedup;
+use crate::log::Log;
+use crate::log::commit::CommitBuilder;
+use crate::log::writer::LogWriter;
+use crate::sequencer::{Sequencer, Staged};
+use crate::submission::{Receipt, Submission, Ticket};
+use crate::types::{Durability, Position};
+
+/// A commit takes submissions until it has about this many bytes.
+const COMMIT_BYTES_AIM: u64 = 1024 * 1024;
+/// After this long without work the last commit is proven durable by an empty one behind it, and lazy ones are synced.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// What waits for the writer thread.
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<QueueState>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    waiting: Vec<Queued>,
+    bytes: u64,
+    asleep: bool,
+    closed: bool,
+}
+
+struct Queued {
+    submission: Submission,
+    bytes: u64,
+    reply: oneshot::Sender<Result<Receipt>>,
+}
+
+/// Numbers of the writer thread.
+#[derive(Debug, Default)]
+pub struct PumpCounters {
+    pub commits: AtomicU64,
+    pub syncs: AtomicU64,
+    pub records: AtomicU64,
+    pub bytes: AtomicU64,
+}
+
+impl Queue {
+    /// Queues a submission. The order of calls is the order in the log.
+    pub fn push(&self, submission: Submission) -> Ticket {
+        let (reply, receiver) = oneshot::channel();
+        let bytes = submission.bytes();
+        let mut state = self.state.lock();
+        if state.closed {
+            drop(state);
+            let _ = reply.send(Err(StorageError::Closed));
+            return Ticket(receiver);
+        }
+        state.bytes += bytes;
+        state.waiting.push(Queued { submission, bytes, reply });
+        let wake = std::mem::take(&mut state.asleep);
+        drop(state);
+        if wake {
+            self.ready.notify_one();
+        }
+        Ticket(receiver)
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> u64 {
+        self.state.lock().bytes
+    }
+
+    /// Refuses what comes from now on; what waits is still written.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        drop(state);
+        self.ready.notify_one();
+    }
+
+    /// All that waits, into `batch`. False once closed and empty. An empty batch: nothing came for a while.
+    fn take(&self, batch: &mut Vec<Queued>) -> bool {
+        let mut state = self.state.lock();
+        if state.waiting.is_empty() && !state.closed {
+            state.asleep = true;
+            self.ready.wait_for(&mut state, IDLE);
+            state.asleep = false;
+        }
+        std::mem::swap(&mut state.waiting, batch);
+        state.bytes = 0;
+        !(state.closed && batch.is_empty())
+    }
+}
+
+/// The writer thread's belongings.
+pub struct Pump {
+    pub log: Arc<Log>,
+    pub writer: LogWriter,
+    pub queue: Arc<Queue>,
+    pub dedup: Arc<Dedup>,
+    pub index: Arc<dyn Index>,
+    pub clock: Arc<dyn Clock>,
+    pub counters: Arc<PumpCounters>,
+    pub sequencer: Sequencer,
+}
+
+impl Pump {
+    /// Runs until the queue is closed and empty.
+    pub fn run(mut self) {
+        let mut batch = Vec::new();
+        while self.queue.take(&mut batch) {
+            if batch.is_empty() {
+                self.settle_idle();
+            }
+            let mut rest = batch.drain(..).peekable();
+            while rest.peek().is_some() {
+                let mut bytes = 0;
+                let mut round = Vec::new();
+                while let Some(queued) = rest.next_if(|next| bytes == 0 || bytes + next.bytes <= COMMIT_BYTES_AIM) {
+                    bytes += queued.bytes;
+                    round.push(queued);
+                }
+                self.commit(round, bytes);
+            }
+        }
+        self.settle_idle();
+    }
+
+    /// One commit from one round of submissions.
+    fn commit(&mut self, mut round: Vec<Queued>, bytes: u64) {
+        if let Err(error) = self.admit(&mut round, bytes) {
+            return answer_all(round, &error);
+        }
+        let now = self.writer.stamp(self.clock.wall());
+        let mut builder = CommitBuilder::default();
+        let mut settled = Vec::with_capacity(round.len());
+        let mut sync = false;
+        for queued in round {
+            let staged = self.sequencer.stage(&queued.submission, &self.dedup, &*self.index, now, &mut builder);
+            sync |= queued.submission.durability == Durability::Sync;
+            match staged {
+                Ok(appended) => settled.push((queued.reply, appended)),
+                Err(error) => drop(queued.reply.send(Err(error))),
+            }
+        }
+        let staged = self.sequencer.seal(&mut builder);
+        let written = self.write(builder, now, sync, &staged);
+        for (reply, appended) in settled {
+            // Whoever gave up waiting has dropped its ticket; the submission stands all the same.
+            let _ = reply.send(written.clone().map(|end| Receipt { appended, end }));
+        }
+    }
+
+    /// Makes room. On a full disk what is not urgent is refused whole and the rest goes on.
+    fn admit(&mut self, round: &mut Vec<Queued>, bytes: u64) -> Result<()> {
+        let most = self.writer.commit_bytes_max();
+        if let Some(queued) = round.iter().find(|queued| queued.bytes > most) {
+            return Err(StorageError::TooLarge { bytes: queued.bytes, max: most });
+        }
+        match self.writer.make_room(bytes, false) {
+            Err(error @ StorageError::Full { .. }) => {
+                let (urgent, refused) = std::mem::take(round).into_iter().partition(|queued| queued.submission.urgent);
+                *round = urgent;
+                answer_all(refused, &error);
+                self.writer.make_room(round.iter().map(|queued| queued.bytes).sum(), true)
+            }
+            result => result,
+        }
+    }
+
+    fn write(&mut self, builder: CommitBuilder, now: crate::types::TimestampMs, sync: bool, staged: &Staged) -> Result<Position> {
+        if !builder.is_empty() {
+            let bytes = builder.len_bytes() as u64;
+            let commit = self.writer.append(builder, now)?;
+            self.counters.commits.fetch_add(1, Relaxed);
+            self.counters.records.fetch_add(staged.records, Relaxed);
+            self.counters.bytes.fetch_add(bytes, Relaxed);
+            if sync {
+                self.sync()?;
+            }
+            self.log.set_visible(self.writer.end());
+            staged.publish(commit.header.position);
+        } else if sync {
+            // Only repeats: what they repeat may be a lazy commit that was not synced yet.
+            self.sync()?;
+        }
+        Ok(self.writer.end())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        if self.writer.has_unsynced() {
+            self.counters.syncs.fetch_add(1, Relaxed);
+        }
+        self.writer.sync()
+    }
+
+    /// Nothing to do: sync what was lazy, and leave a commit behind that proves the last one was durable.
+    fn settle_idle(&mut self) {
+        // A failure is remembered by the log; there is nobody to answer here.
+        let _ = self.sync().and_then(|()| self.prove_last());
+    }
+
+    fn prove_last(&mut self) -> Result<()> {
+        if !self.writer.unproven() {
+            return Ok(());
+        }
+        self.writer.make_room(crate::log::commit::HEADER_BYTES as u64, true)?;
+        let now = self.writer.stamp(self.clock.wall());
+        self.writer.append_mark(now)?;
+        self.sync()?;
+        self.log.set_visible(self.writer.end());
+        Ok(())
+    }
+}
+
+fn answer_all(round: Vec<Queued>, error: &StorageError) {
+    for queued in round {
+        let _ = queued.reply.send(Err(error.clone()));
+    }
+}

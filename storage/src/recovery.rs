@@ -1,0 +1,348 @@
+//! Opening a directory: lock, checkpoint, sync and evict, scan and fold, decide whether the end is a torn tail or damage,
+//! then a boot commit with a new epoch. Nobody is answered before that commit is durable.
+//!
+//! The broker pulls its events out with [`Opening::next_event`], so nothing here calls up. Until [`Opening::finish`] the log
+//! is not written; a refusal leaves it as it was.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::checkpoint::{self, CheckpointMeta};
+use crate::clock::Clock;
+use crate::error::{Result, StorageError};
+use crate::index::dedup::Dedup;
+use crate::index::{Index, Pair, Table};
+use crate::io::{DirLock, Io, OpenMode, Site};
+use crate::layout;
+use crate::log::commit::{Commit, CommitBuilder, EntryKind};
+use crate::log::scan::Scan;
+use crate::log::segment::Segments;
+use crate::log::writer::LogWriter;
+use crate::log::{Log, Tip, entry};
+use crate::store::{Store, StoreConfig};
+use crate::store_file::StoreFile;
+use crate::types::{Epoch, Position, TimestampMs};
+use crate::views::{self, Partitions};
+
+/// Views are written to the index whenever this many keys or commits were folded without a checkpoint.
+const SPILL_KEYS: usize = 200_000;
+const SPILL_COMMITS: u64 = 500_000;
+
+/// An event of the broker, found in the log.
+#[derive(Clone, Debug)]
+pub struct RecoveredEvent {
+    pub tag: u8,
+    pub payload: bytes::Bytes,
+    pub position: Position,
+    pub timestamp: TimestampMs,
+}
+
+/// What opening found out, for people.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveryReport {
+    pub commits_folded: u64,
+    pub bytes_folded: u64,
+    /// Why the index was built anew, if it was.
+    pub index_rebuilt: Option<String>,
+    /// Bytes behind the last whole commit that were never acknowledged.
+    pub torn_tail: Option<String>,
+    pub created: bool,
+}
+
+/// A store that is being opened.
+pub struct Opening {
+    pub(crate) parts: Parts,
+    store_file: StoreFile,
+    scanned: Tip,
+    previous_crc_known: bool,
+    proven: Position,
+    last_timestamp: TimestampMs,
+    log_start: Position,
+    scan_started: Position,
+    pending: VecDeque<RecoveredEvent>,
+    ended: bool,
+    since_spill: u64,
+    report: RecoveryReport,
+}
+
+/// What lives on in the opened store.
+pub(crate) struct Parts {
+    pub io: Arc<dyn Io>,
+    pub clock: Arc<dyn Clock>,
+    pub log: Arc<Log>,
+    pub index: Arc<dyn Index>,
+    pub partitions: Arc<Partitions>,
+    pub dedup: Arc<Dedup>,
+    pub store_id: [u8; 16],
+    pub checkpoint: Option<CheckpointMeta>,
+    /// Dropped last: until then nobody else may open the directory.
+    pub _lock: Box<dyn DirLock>,
+}
+
+impl Opening {
+    pub(crate) fn start(io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: StoreConfig) -> Result<Self> {
+        let found = StoreFile::read(&*io, dir)?;
+        io.create_dir(Site::DirCreate, &layout::log_dir(dir))?;
+        let lock = io.lock(Site::LockFile, &layout::lock_file(dir), &config.holder)?;
+        let mut report = RecoveryReport { created: found.is_none(), ..RecoveryReport::default() };
+        let store_file = match found {
+            Some(found) => found,
+            None => create(&*io, dir, &config, clock.wall())?,
+        };
+        let segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes)?;
+        let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
+        let (index, checkpoint) = open_index(&io, dir, &config, &store_file, &mut report)?;
+        let partitions = Arc::new(Partitions::default());
+        for (id, numbers) in checkpoint::read_partitions(&*index)? {
+            partitions.insert(id, numbers);
+        }
+        let dedup = Arc::new(Dedup::open(store_file.id, &*index)?);
+        let store_id = store_file.id;
+        let parts = Parts { io, clock, log, index, partitions, dedup, store_id, checkpoint, _lock: lock };
+        let mut opening = Self {
+            parts,
+            store_file,
+            scanned: Tip::default(),
+            previous_crc_known: false,
+            proven: Position(0),
+            last_timestamp: TimestampMs(0),
+            log_start: Position(0),
+            scan_started: Position(0),
+            pending: VecDeque::new(),
+            ended: false,
+            since_spill: 0,
+            report,
+        };
+        opening.place_scan()?;
+        Ok(opening)
+    }
+
+    /// Decides where folding begins, and makes sure that what is read from there on is what is on the disk.
+    fn place_scan(&mut self) -> Result<()> {
+        let log = &self.parts.log;
+        match &self.parts.checkpoint {
+            Some(meta) => {
+                self.scanned = meta.tip;
+                self.previous_crc_known = true;
+                self.proven = meta.tip.end;
+                self.last_timestamp = meta.last_timestamp;
+                self.log_start = meta.log_start;
+            }
+            None => {
+                self.log_start = last_contiguous_run(&log.segments);
+                self.scanned = Tip { end: self.log_start, last: self.log_start, ..Tip::default() };
+            }
+        }
+        self.scan_started = self.scanned.end;
+        for first in log.segments.firsts() {
+            if first.plus(log.segments.segment_bytes()) > self.scanned.end {
+                let file = self.parts.io.open(Site::SegmentOpen, &log.segments.path_of(first), OpenMode::Write)?;
+                file.sync(Site::RecoverySync)?;
+                file.evict(Site::RecoveryEvict)?;
+            }
+        }
+        self.check_against_checkpoint()
+    }
+
+    /// The checkpoint was taken behind a durable commit; that commit must be there.
+    fn check_against_checkpoint(&self) -> Result<()> {
+        let Some(meta) = &self.parts.checkpoint else { return Ok(()) };
+        let log = &self.parts.log;
+        let present = log.segments.firsts();
+        let mut first = log.segments.first_of(meta.log_start);
+        while first < meta.tip.end {
+            if !present.contains(&first) {
+                return Err(log.damage(first, "the segment file is missing, its records were acknowledged"));
+            }
+            first = first.plus(log.segments.segment_bytes());
+        }
+        if meta.tip.end == meta.tip.last {
+            return Ok(());
+        }
+        let last = log.commit_at(meta.tip.last, meta.tip.end.max(meta.tip.last.plus(1)));
+        match last {
+            Ok(commit) if commit.crc == meta.tip.crc => Ok(()),
+            Ok(_) => Err(log.damage(
+                meta.tip.last,
+                "another commit than the checkpoint names (if the log was restored from a backup, delete the index file)",
+            )),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the broker checkpointed.
+    pub fn state(&self) -> Result<Vec<Pair>> {
+        self.parts.index.range(Table::State, &[], &[], usize::MAX)
+    }
+
+    /// The broker's next event, in log order; `None` at the end of the log.
+    pub fn next_event(&mut self) -> Result<Option<RecoveredEvent>> {
+        while self.pending.is_empty() && !self.ended {
+            self.fold_some()?;
+        }
+        Ok(self.pending.pop_front())
+    }
+
+    /// Folds commits until there are events to hand out or the log ends.
+    fn fold_some(&mut self) -> Result<()> {
+        let log = Arc::clone(&self.parts.log);
+        let mut scan = match self.previous_crc_known {
+            true => Scan::after(&log, self.scanned),
+            false => Scan::from_start(&log, self.scanned.end),
+        };
+        while self.pending.is_empty() {
+            let Some(commit) = scan.next_commit()? else {
+                self.ended = true;
+                self.judge_end(&scan)?;
+                break;
+            };
+            self.fold(&commit)?;
+        }
+        self.proven = self.proven.max(scan.proven());
+        if scan.tip().end != self.scanned.end {
+            self.scanned = scan.tip();
+            self.previous_crc_known = true;
+        }
+        Ok(())
+    }
+
+    fn fold(&mut self, commit: &Commit) -> Result<()> {
+        let parts = &self.parts;
+        let bad = |what: &str| parts.log.damage(commit.header.position, what);
+        for entry in commit.entries() {
+            let entry = entry.map_err(bad)?;
+            views::fold(&entry, commit, &parts.partitions, &parts.dedup).map_err(bad)?;
+            if entry.kind == EntryKind::Event {
+                let (position, timestamp) = (commit.header.position, commit.header.timestamp);
+                self.pending.push_back(RecoveredEvent { tag: entry.tag, payload: entry.payload, position, timestamp });
+            }
+        }
+        self.last_timestamp = self.last_timestamp.max(commit.header.timestamp);
+        self.log_start = self.log_start.max(commit.header.log_start);
+        self.report.commits_folded += 1;
+        self.report.bytes_folded += commit.bytes.len() as u64;
+        self.since_spill += 1;
+        if parts.checkpoint.is_none() && (parts.dedup.in_memory() > SPILL_KEYS || self.since_spill > SPILL_COMMITS) {
+            self.since_spill = 0;
+            views::spill(&parts.partitions, &parts.dedup, &*parts.index, self.last_timestamp)?;
+        }
+        Ok(())
+    }
+
+    /// The log ends where a commit fails its check: a torn tail, unless anything proves that more was durable.
+    fn judge_end(&mut self, scan: &Scan<'_>) -> Result<()> {
+        let log = &self.parts.log;
+        let end = scan.tip().end;
+        let proven = self.proven.max(scan.proven());
+        if proven > end {
+            return Err(log.damage(end, format!("{}, though everything up to position {proven} was durable", scan.stopped())));
+        }
+        if let Some(at) = scan.evidence_beyond_end()? {
+            return Err(log.damage(end, format!("{}, though a later commit at position {at} says that it was durable", scan.stopped())));
+        }
+        if self.parts.checkpoint.is_none() && self.scan_started > self.log_start && self.scan_started.0 > 0 {
+            return Err(log.damage(self.log_start, "segment files are missing between here and the first one that is left"));
+        }
+        if scan.stopped() != "no commit header" {
+            self.report.torn_tail = Some(scan.stopped().to_owned());
+        }
+        Ok(())
+    }
+
+    /// Begins a new epoch and starts the store's threads. Call after [`Self::next_event`] answered `None`.
+    pub fn finish(mut self) -> Result<(Store, RecoveryReport)> {
+        while self.next_event()?.is_some() {}
+        let log = &self.parts.log;
+        for partition in self.parts.partitions.all() {
+            partition.resume_sequence();
+        }
+        log.start.store(self.log_start.0, std::sync::atomic::Ordering::Relaxed);
+        if self.report.created {
+            log.segments.allocate(FIRST_BLOCKS_BYTES)?;
+        }
+        log.segments.resume(self.log_start, self.scanned.end)?;
+        log.set_tip(self.scanned);
+        log.set_durable(self.scanned.end);
+        let epoch = Epoch(self.scanned.epoch.0 + 1);
+        let mut writer = LogWriter::new(Arc::clone(log), epoch, self.last_timestamp);
+        let mut builder = CommitBuilder::default();
+        entry::encode_boot(epoch, &mut builder);
+        writer.make_room(builder.len_bytes() as u64, true)?;
+        let now = writer.stamp(self.parts.clock.wall());
+        writer.append(builder, now)?;
+        writer.sync()?;
+        log.set_visible(writer.end());
+        let report = self.report.clone();
+        Ok((Store::start(self.parts, writer, epoch, self.store_file.created_ms)?, report))
+    }
+}
+
+/// Blocks for the very first commits: opening an empty directory should not wait for more.
+const FIRST_BLOCKS_BYTES: u64 = 64 * 1024;
+
+fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Result<StoreFile> {
+    let listed = io.list(Site::DirList, &layout::log_dir(dir))?;
+    if listed.iter().any(|entry| layout::parse_segment_name(&entry.name).is_some()) {
+        let what = "it holds log segments, but no STORE file".to_owned();
+        return Err(StorageError::NotAStore { dir: dir.to_owned(), what });
+    }
+    let bytes = config.segment_bytes;
+    if !(layout::SEGMENT_BYTES_MIN..=layout::SEGMENT_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(layout::SECTOR_BYTES) {
+        return Err(StorageError::Invalid(format!(
+            "a segment of {bytes} bytes is not between {} and {} bytes in whole sectors of {}",
+            layout::SEGMENT_BYTES_MIN,
+            layout::SEGMENT_BYTES_MAX,
+            layout::SECTOR_BYTES
+        )));
+    }
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| StorageError::Invalid(format!("no random numbers: {error}")))?;
+    let store_file = StoreFile { id, created_ms: now.0, segment_bytes: bytes };
+    store_file.create(io, dir)?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        io.sync_dir(Site::DirSync, parent)?;
+    }
+    Ok(store_file)
+}
+
+type OpenedIndex = (Arc<dyn Index>, Option<CheckpointMeta>);
+
+/// Opens the index, or throws it away when it is unreadable or belongs to another store: it is a cache.
+fn open_index(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, store: &StoreFile, report: &mut RecoveryReport) -> Result<OpenedIndex> {
+    let rebuild = |why: String, report: &mut RecoveryReport| -> Result<OpenedIndex> {
+        if !report.created {
+            report.index_rebuilt = Some(why);
+        }
+        config.index.remove(io, dir)?;
+        Ok((config.index.open(io, dir, config.index_cache_bytes)?, None))
+    };
+    let index = match config.index.open(io, dir, config.index_cache_bytes) {
+        Ok(index) => index,
+        Err(error) => return rebuild(format!("it could not be opened: {error}"), report),
+    };
+    match CheckpointMeta::read(&*index) {
+        Ok(Some(meta)) if meta.store_id == store.id => Ok((index, Some(meta))),
+        Ok(found) => {
+            drop(index);
+            rebuild(if found.is_some() { "it belongs to another store".into() } else { "it holds no checkpoint".into() }, report)
+        }
+        Err(error) => {
+            drop(index);
+            rebuild(format!("it could not be read: {error}"), report)
+        }
+    }
+}
+
+/// First position of the unbroken run of segments at the end of the log.
+pub(crate) fn last_contiguous_run(segments: &Segments) -> Position {
+    let firsts = segments.firsts();
+    let mut run = firsts.last().copied().unwrap_or_default();
+    for first in firsts.iter().rev().skip(1) {
+        if first.plus(segments.segment_bytes()) != run {
+            break;
+        }
+        run = *first;
+    }
+    run
+}

@@ -1,0 +1,227 @@
+//! Gives records their offsets and ids, finds repeats, and merges what waits together into one batch per partition.
+//!
+//! Owned by the writer thread: one order of submissions, so no locks between them. A submission is checked whole before
+//! anything of it is staged. Offsets are given out here and become visible in [`Staged::publish`], after the sync.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::batch::BatchBuilder;
+use crate::error::{Result, StorageError};
+use crate::index::Index;
+use crate::index::dedup::{Dedup, KnownKey};
+use crate::log::commit::{CommitBuilder, EntryKind};
+use crate::log::entry::{KeyEntry, Keys, PartitionNumbers, Records};
+use crate::partition::{Partition, WrittenBatch};
+use crate::submission::{Appended, NewEntry, Submission};
+use crate::types::{Offset, Position, StreamId, TimestampMs};
+
+/// Batch buffers kept for the next commit.
+const IDLE_BUILDERS_MAX: usize = 16;
+
+/// Numbers what the next commit holds.
+#[derive(Default)]
+pub struct Sequencer {
+    /// Counts commits, to tell a slot of this commit from one of an earlier.
+    serial: u64,
+    /// Batch buffers to use again.
+    idle: Vec<BatchBuilder>,
+    staged: Staged,
+    open: Vec<OpenBatch>,
+}
+
+struct OpenBatch {
+    partition: Arc<Partition>,
+    builder: BatchBuilder,
+    base_offset: Offset,
+    stream: StreamId,
+    max_timestamp: TimestampMs,
+    keys: SmallVec<[Keys; 1]>,
+}
+
+/// What the commit being made will change once it is written.
+#[derive(Default)]
+pub struct Staged {
+    batches: Vec<(Arc<Partition>, WrittenBatch)>,
+    told: Vec<(Arc<Partition>, PartitionNumbers)>,
+    trims: Vec<(Arc<Partition>, Offset)>,
+    pub records: u64,
+}
+
+/// A repeat, or a record to append.
+type Verdict = Option<KnownKey>;
+
+impl Sequencer {
+    /// Stages one submission, or refuses it whole.
+    pub fn stage(
+        &mut self,
+        submission: &Submission,
+        dedup: &Dedup,
+        index: &dyn Index,
+        now: TimestampMs,
+        to: &mut CommitBuilder,
+    ) -> Result<SmallVec<[Appended; 1]>> {
+        let verdicts = self.check(submission, dedup, index, now)?;
+        let mut appended = SmallVec::with_capacity(submission.records.len());
+        for (at, entry) in submission.records.iter().enumerate() {
+            let verdict = verdicts.get(at).copied().flatten();
+            // A key that comes twice within the submission is known by the time of its second record.
+            let verdict = match (verdict, &entry.key) {
+                (None, Some(key)) if submission.records.len() > 1 => dedup.find(index, key, now)?,
+                (verdict, _) => verdict,
+            };
+            appended.push(match verdict {
+                Some(known) => Appended { partition: known.partition, offset: known.offset, duplicate: true },
+                None => self.append(entry, dedup, now),
+            });
+        }
+        for event in &submission.events {
+            to.entry(EntryKind::Event, event.tag, |out| out.extend_from_slice(&event.payload));
+        }
+        self.staged.trims.extend(submission.trims.iter().cloned());
+        self.staged.trims.extend(submission.retold.iter().map(|partition| (Arc::clone(partition), Offset(0))));
+        Ok(appended)
+    }
+
+    /// Looks for everything that would refuse the submission. Changes nothing.
+    fn check(&self, submission: &Submission, dedup: &Dedup, index: &dyn Index, now: TimestampMs) -> Result<SmallVec<[Verdict; 1]>> {
+        let mut verdicts = SmallVec::new();
+        if submission.records.iter().all(|entry| entry.key.is_none() && entry.expected.is_none()) {
+            return Ok(verdicts);
+        }
+        let mut own: HashMap<u128, u64> = HashMap::new();
+        for (at, entry) in submission.records.iter().enumerate() {
+            let mut verdict = None;
+            if let Some(key) = &entry.key {
+                verdict = dedup.find(index, key, now)?;
+                let first_body = verdict.map(|known| known.body).or_else(|| own.get(&key.key).copied());
+                if first_body.is_some_and(|body| body != key.body) {
+                    let (partition, offset) = verdict.map_or((entry.partition.id, Offset(-1)), |known| (known.partition, known.offset));
+                    return Err(StorageError::IdempotencyConflict { index: at, partition, offset });
+                }
+                if submission.records.len() > 1 {
+                    own.insert(key.key, key.body);
+                }
+            }
+            if let (None, Some(expected)) = (verdict, entry.expected) {
+                let actual = entry.partition.sequence.lock().next;
+                if actual != expected {
+                    return Err(StorageError::UnexpectedOffset { expected, actual });
+                }
+            }
+            verdicts.push(verdict);
+        }
+        Ok(verdicts)
+    }
+
+    fn append(&mut self, entry: &NewEntry, dedup: &Dedup, now: TimestampMs) -> Appended {
+        let (slot, offset) = self.slot(&entry.partition, now);
+        let Some(open) = self.open.get_mut(slot) else {
+            // `slot` has just been made or found; there is no other case.
+            return Appended { partition: entry.partition.id, offset, duplicate: false };
+        };
+        open.builder.push(&entry.body);
+        open.max_timestamp = open.max_timestamp.max(entry.body.timestamp());
+        if let Some(key) = &entry.key {
+            let partition = entry.partition.id;
+            let stored = KeyEntry { key: key.key, body: key.body, offset };
+            match open.keys.iter_mut().find(|keys| keys.class == key.class) {
+                Some(keys) => keys.keys.push(stored),
+                None => open.keys.push(Keys { partition, class: key.class, keys: vec![stored] }),
+            }
+            dedup.insert(key.key, KnownKey { partition, offset, body: key.body, written: now, class: key.class });
+        }
+        Appended { partition: entry.partition.id, offset, duplicate: false }
+    }
+
+    /// The partition's open batch in this commit, and the offset of the record that is about to join it.
+    fn slot(&mut self, partition: &Arc<Partition>, now: TimestampMs) -> (usize, Offset) {
+        let mut sequence = partition.sequence.lock();
+        let offset = sequence.next;
+        sequence.next = offset.plus(1);
+        if let Some((serial, slot)) = sequence.open
+            && serial == self.serial
+        {
+            sequence.stream = sequence.stream.plus(1);
+            return (slot, offset);
+        }
+        sequence.stream = sequence.stream.next(u64::try_from(now.0).unwrap_or(0));
+        let slot = self.open.len();
+        sequence.open = Some((self.serial, slot));
+        self.open.push(OpenBatch {
+            partition: Arc::clone(partition),
+            builder: self.idle.pop().unwrap_or_default(),
+            base_offset: offset,
+            stream: sequence.stream,
+            max_timestamp: TimestampMs(i64::MIN),
+            keys: SmallVec::new(),
+        });
+        (slot, offset)
+    }
+
+    /// Writes the open batches, their keys and the partition numbers into the commit. `position` is where the commit will go.
+    pub fn seal(&mut self, to: &mut CommitBuilder) -> Staged {
+        self.serial += 1;
+        let mut staged = std::mem::take(&mut self.staged);
+        for mut open in self.open.drain(..) {
+            let count = i64::try_from(open.builder.count()).unwrap_or(i64::MAX);
+            let mut bytes = 0;
+            to.entry(EntryKind::Records, 0, |out| {
+                Records::encode_header(out, open.partition.id, open.base_offset, open.stream);
+                let before = out.len();
+                open.builder.finish_into(open.base_offset, out);
+                bytes = (out.len() - before) as u64;
+            });
+            for keys in &open.keys {
+                keys.encode(to);
+            }
+            let last = u64::try_from(count - 1).unwrap_or(0);
+            let batch = WrittenBatch {
+                base_offset: open.base_offset,
+                count,
+                stream: StreamId { ms: open.stream.ms, seq: open.stream.seq.saturating_add(last) },
+                max_timestamp: open.max_timestamp,
+                bytes,
+                position: Position(0),
+            };
+            staged.records += u64::try_from(count).unwrap_or(0);
+            staged.batches.push((open.partition, batch));
+            if self.idle.len() < IDLE_BUILDERS_MAX {
+                self.idle.push(open.builder);
+            }
+        }
+        staged.tell_numbers(to);
+        staged
+    }
+}
+
+impl Staged {
+    fn tell_numbers(&mut self, to: &mut CommitBuilder) {
+        for (partition, log_start) in self.trims.drain(..) {
+            let sequence = partition.sequence.lock();
+            let mut numbers = partition.numbers();
+            numbers.next = sequence.next;
+            numbers.stream = sequence.stream;
+            drop(sequence);
+            numbers.log_start = numbers.log_start.max(log_start.min(numbers.next));
+            for (_, batch) in self.batches.iter().filter(|(written, _)| written.id == partition.id) {
+                numbers.bytes += batch.bytes;
+                numbers.max_timestamp = numbers.max_timestamp.max(batch.max_timestamp);
+            }
+            numbers.encode_entry(partition.id, to);
+            self.told.push((partition, numbers));
+        }
+    }
+
+    /// Makes the commit written at `position` visible.
+    pub fn publish(&self, position: Position) {
+        for (partition, batch) in &self.batches {
+            partition.publish(&WrittenBatch { position, ..*batch });
+        }
+        for (partition, numbers) in &self.told {
+            partition.publish_numbers(numbers, position);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What goes to the writer thread and what comes back: submissions, receipts, tickets.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use smallvec::SmallVec;
+
+use crate::batch::RecordBody;
+use crate::error::{Result, StorageError};
+use crate::index::dedup::DedupKey;
+use crate::partition::Partition;
+use crate::types::{Durability, Offset, PartitionId, Position};
+
+/// A record to append.
+pub struct NewEntry {
+    pub partition: Arc<Partition>,
+    pub body: RecordBody,
+    /// With a key, a repeat within its window stores nothing and answers with the first offset.
+    pub key: Option<Box<DedupKey>>,
+    /// Refuses the whole submission unless this will be the record's offset.
+    pub expected: Option<Offset>,
+}
+
+/// An event of the broker, opaque to storage.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    pub tag: u8,
+    pub payload: Vec<u8>,
+}
+
+/// Everything in it is committed together or not at all.
+#[derive(Default)]
+pub struct Submission {
+    pub records: SmallVec<[NewEntry; 1]>,
+    pub events: SmallVec<[NewEvent; 1]>,
+    /// New log starts: records below are gone.
+    pub trims: Vec<(Arc<Partition>, Offset)>,
+    /// Partitions whose numbers must be told again, because the log below is about to go.
+    pub retold: Vec<Arc<Partition>>,
+    pub durability: Durability,
+    /// May use the blocks kept back for acks and deletes on a full disk.
+    pub urgent: bool,
+}
+
+impl Submission {
+    /// A bound for the bytes it takes in a commit.
+    pub(crate) fn bytes(&self) -> u64 {
+        let records: usize = self.records.iter().map(|entry| entry.body.len_bytes_max() + RECORD_OVERHEAD_BYTES).sum();
+        let events: usize = self.events.iter().map(|event| event.payload.len() + EVENT_OVERHEAD_BYTES).sum();
+        let numbers = (self.trims.len() + self.retold.len()) * NUMBERS_BYTES;
+        (records + events + numbers) as u64
+    }
+}
+
+/// Batch header, entry headers and an idempotency key, were each record alone in its partition.
+const RECORD_OVERHEAD_BYTES: usize = 160;
+const EVENT_OVERHEAD_BYTES: usize = 16;
+const NUMBERS_BYTES: usize = 64;
+
+/// Where one record went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub partition: PartitionId,
+    pub offset: Offset,
+    /// The idempotency key was known: partition and offset are those of the first record.
+    pub duplicate: bool,
+}
+
+/// What became of a submission.
+#[derive(Clone, Debug, Default)]
+pub struct Receipt {
+    /// One per record, in order.
+    pub appended: SmallVec<[Appended; 1]>,
+    /// End of the commit.
+    pub end: Position,
+}
+
+/// Completes with the receipt once the submission is as durable as it asked to be. A future that needs no runtime.
+pub struct Ticket(pub(crate) oneshot::Receiver<Result<Receipt>>);
+
+impl Ticket {
+    /// Blocks the thread until the submission is settled.
+    pub fn wait(self) -> Result<Receipt> {
+        self.0.recv().unwrap_or(Err(StorageError::Closed))
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<Receipt>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|received| received.unwrap_or(Err(StorageError::Closed)))
+    }
+}
