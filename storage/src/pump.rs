@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use event_listener::Event;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
 use crate::error::{Result, StorageError};
@@ -30,6 +31,8 @@ const IDLE: Duration = Duration::from_millis(500);
 pub struct Queue {
     state: Mutex<QueueState>,
     ready: Condvar,
+    /// Rung when what waited was taken.
+    pub room: Event,
 }
 
 #[derive(Default)]
@@ -58,9 +61,23 @@ pub struct PumpCounters {
 impl Queue {
     /// Queues a submission. The order of calls is the order in the log.
     pub fn push(&self, submission: Submission) -> Ticket {
-        let (reply, receiver) = oneshot::channel();
         let bytes = submission.bytes();
-        let mut state = self.state.lock();
+        self.put(submission, bytes, self.state.lock())
+    }
+
+    /// Queues a submission unless more than `bytes_max` would wait then; an empty queue takes any.
+    pub fn push_within(&self, submission: Submission, bytes_max: u64) -> Result<Ticket, Box<Submission>> {
+        let bytes = submission.bytes();
+        let state = self.state.lock();
+        if state.bytes > 0 && state.bytes.saturating_add(bytes) > bytes_max {
+            drop(state);
+            return Err(Box::new(submission));
+        }
+        Ok(self.put(submission, bytes, state))
+    }
+
+    fn put(&self, submission: Submission, bytes: u64, mut state: MutexGuard<'_, QueueState>) -> Ticket {
+        let (reply, receiver) = oneshot::channel();
         if state.closed {
             drop(state);
             let _ = reply.send(Err(StorageError::Closed));
@@ -99,7 +116,10 @@ impl Queue {
         }
         std::mem::swap(&mut state.waiting, batch);
         state.bytes = 0;
-        !(state.closed && batch.is_empty())
+        let go_on = !(state.closed && batch.is_empty());
+        drop(state);
+        self.room.notify(usize::MAX);
+        go_on
     }
 }
 
