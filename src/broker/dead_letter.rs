@@ -338,10 +338,9 @@ impl Inner {
         let mut places = SmallVec::<[u32; 1]>::new();
         if send {
             let count = u32::try_from(origin.partitions().len()).unwrap_or(1).max(1);
-            let records = letters.iter().map(|letter| (Arc::clone(origin), sent_back(letter, count)));
-            let records: super::produce::Targets = records.collect();
-            places.extend(records.iter().map(|(_, record)| record.partition.unwrap_or(0)));
-            submission = self.prepare(&records, None)?.0;
+            let records: Vec<NewRecord> = letters.iter().map(|letter| sent_back(letter, count)).collect();
+            let run = super::produce::Run { topic: Arc::clone(origin), records };
+            (submission, places) = self.prepare(&smallvec::smallvec![run], None)?;
         }
         let mut ranges: BTreeMap<u32, lease::Ranges> = BTreeMap::new();
         for letter in letters {

@@ -21,26 +21,37 @@ impl Broker {
     /// Publishes records to one topic: all of them or none. Answers once they are durable.
     pub async fn produce(&self, topic: &str, records: Vec<NewRecord>) -> Result<Vec<Produced>> {
         let topic = self.inner.topic(topic)?;
-        let targets = records.into_iter().map(|record| (Arc::clone(&topic), record)).collect();
-        self.inner.produce(targets, None).await
+        self.inner.produce(smallvec::smallvec![Run { topic, records }], None).await
     }
 
     /// Publishes records to several topics and partitions: all of them or none.
     pub async fn produce_atomic(&self, records: Vec<(String, NewRecord)>) -> Result<Vec<Produced>> {
-        let targets: Result<Targets> = records.into_iter().map(|(topic, record)| Ok((self.inner.topic(&topic)?, record))).collect();
-        self.inner.produce(targets?, None).await
+        let mut targets = Targets::new();
+        for (topic, record) in records {
+            match targets.last_mut() {
+                Some(run) if *run.topic.name == *topic => run.records.push(record),
+                _ => targets.push(Run { topic: self.inner.topic(&topic)?, records: vec![record] }),
+            }
+        }
+        self.inner.produce(targets, None).await
     }
 
     /// Publishes one record if the partition's next offset is `expected`.
     pub async fn produce_if(&self, topic: &str, record: NewRecord, expected: i64) -> Result<Produced> {
         let topic = self.inner.topic(topic)?;
-        let produced = self.inner.produce(smallvec::smallvec![(topic, record)], Some(Offset(expected))).await?;
+        let produced = self.inner.produce(smallvec::smallvec![Run { topic, records: vec![record] }], Some(Offset(expected))).await?;
         produced.into_iter().next().ok_or(BrokerError::Closing)
     }
 }
 
-/// Records with their topics. One record, the common case, needs no allocation.
-pub(super) type Targets = SmallVec<[(Arc<Topic>, NewRecord); 1]>;
+/// Records for one topic, in order.
+pub(super) struct Run {
+    pub topic: Arc<Topic>,
+    pub records: Vec<NewRecord>,
+}
+
+/// The records of a request. One topic, the common case, needs no allocation.
+pub(super) type Targets = SmallVec<[Run; 1]>;
 
 /// Partition numbers of the records of a submission, to name them in answers.
 type Places = SmallVec<[u32; 1]>;
@@ -49,11 +60,12 @@ impl Inner {
     pub(super) async fn produce(&self, targets: Targets, expected: Option<Offset>) -> Result<Vec<Produced>> {
         self.check_open()?;
         let begun = self.timer.now();
-        if targets.is_empty() {
-            return Err(BrokerError::InvalidRequest("there are no records to publish".into()));
-        }
-        if targets.len() > BATCH_RECORDS_MAX {
-            return Err(BrokerError::InvalidRequest(format!("{} records at once, at most {BATCH_RECORDS_MAX}", targets.len())));
+        match count_of(&targets) {
+            0 => return Err(BrokerError::InvalidRequest("there are no records to publish".into())),
+            count if count > BATCH_RECORDS_MAX => {
+                return Err(BrokerError::InvalidRequest(format!("{count} records at once, at most {BATCH_RECORDS_MAX}")));
+            }
+            _ => {}
         }
         let bytes = self.check(&targets)?;
         let (submission, places) = self.prepare(&targets, expected)?;
@@ -69,10 +81,12 @@ impl Inner {
 
     fn check(&self, targets: &Targets) -> Result<u64> {
         let mut bytes = 0;
-        for (topic, records) in by_topic(targets) {
-            let bytes_max = topic.view().settings.record_bytes_max;
-            for (index, record) in records {
-                bytes += records::check(record, &topic.name, index, bytes_max)? as u64;
+        let mut index = 0;
+        for run in targets {
+            let bytes_max = run.topic.view().settings.record_bytes_max;
+            for record in &run.records {
+                bytes += records::check(record, &run.topic.name, index, bytes_max)? as u64;
+                index += 1;
             }
         }
         let most = self.batch_bytes_max;
@@ -83,15 +97,16 @@ impl Inner {
     pub(super) fn prepare(&self, targets: &Targets, expected: Option<Offset>) -> Result<(Submission, Places)> {
         let now = self.clock.wall();
         let mut submission = Submission { durability: Durability::Lazy, ..Submission::default() };
-        submission.records.reserve(targets.len());
-        let mut places = Places::with_capacity(targets.len());
-        for (topic, records) in by_topic(targets) {
+        let count = count_of(targets);
+        submission.records.reserve(count);
+        let mut places = Places::with_capacity(count);
+        for Run { topic, records } in targets {
             let view = topic.view();
             let settings = &view.settings;
             if settings.durability == Durability::Sync {
                 submission.durability = Durability::Sync;
             }
-            for (_, record) in records {
+            for record in records {
                 let (number, partition) = topic.place(&view, record.partition, record.key.as_deref())?;
                 let key = match &record.idempotency_key {
                     Some(key) if settings.dedup_window_ms > 0 => Some(self.dedup_key(topic, key, record, settings.dedup_window_ms)?),
@@ -112,7 +127,7 @@ impl Inner {
     /// The broker's word for a refused submission.
     fn refused(&self, error: StorageError, targets: &Targets, places: &Places) -> BrokerError {
         let named = |index: usize| {
-            let topic = targets.get(index).map(|(topic, _)| Arc::clone(topic));
+            let topic = topics_of(targets).nth(index).cloned();
             (topic, places.get(index).copied().unwrap_or(0))
         };
         let name_of = |topic: &Option<Arc<Topic>>| topic.as_ref().map_or_else(String::new, |topic| topic.name.to_string());
@@ -151,8 +166,8 @@ fn number_of(topic: &Topic, partition: PartitionId) -> Option<u32> {
 }
 
 fn name(receipt: &Receipt, targets: &Targets, places: &Places, durability: Durability) -> Vec<Produced> {
-    let answers = receipt.appended.iter().zip(targets).zip(places);
-    let produced = answers.map(|((appended, (topic, _)), number)| Produced {
+    let answers = receipt.appended.iter().zip(topics_of(targets)).zip(places);
+    let produced = answers.map(|((appended, topic), number)| Produced {
         topic: Arc::clone(&topic.name),
         // A repeat may stand in another partition than this copy would have gone to.
         partition: if appended.duplicate { number_of(topic, appended.partition).unwrap_or(*number) } else { *number },
@@ -163,13 +178,11 @@ fn name(receipt: &Receipt, targets: &Targets, places: &Places, durability: Durab
     produced.collect()
 }
 
-/// The records in runs of one topic, each with its place in the request.
-fn by_topic(targets: &Targets) -> impl Iterator<Item = (&Arc<Topic>, impl Iterator<Item = (usize, &NewRecord)>)> {
-    let mut next = 0;
-    targets.chunk_by(|(one, _), (other, _)| Arc::ptr_eq(one, other)).filter_map(move |run| {
-        let first = next;
-        next += run.len();
-        let (topic, _) = run.first()?;
-        Some((topic, (first..).zip(run.iter().map(|(_, record)| record))))
-    })
+fn count_of(targets: &Targets) -> usize {
+    targets.iter().map(|run| run.records.len()).sum()
+}
+
+/// The topic of each record.
+fn topics_of(targets: &Targets) -> impl Iterator<Item = &Arc<Topic>> {
+    targets.iter().flat_map(|run| std::iter::repeat_n(&run.topic, run.records.len()))
 }

@@ -616,8 +616,8 @@ impl Inner {
             true => Submission::default(),
             false => {
                 let target = self.topic(&group.dead_letter_topic())?;
-                let records = letters.into_iter().map(|letter| (Arc::clone(&target), letter.to_record(topic, group, number, &target)));
-                self.prepare(&records.collect(), None)?.0
+                let records = letters.into_iter().map(|letter| letter.to_record(topic, group, number, &target)).collect();
+                self.prepare(&smallvec::smallvec![super::produce::Run { topic: target, records }], None)?.0
             }
         };
         submission.events = events.into();
