@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use onelog_storage::batch::BatchBuilder;
 use onelog_storage::error::StorageError;
 use onelog_storage::index::dedup::DedupKey;
-use onelog_storage::submission::{NewEntry, Receipt, Submission};
-use onelog_storage::types::{Durability, Offset, PartitionId};
+use onelog_storage::partition::Partition;
+use onelog_storage::submission::{NewBatch, NewEntry, Receipt, Submission};
+use onelog_storage::types::{Durability, Offset, PartitionId, TimestampMs};
 use smallvec::SmallVec;
 
 use super::error::{BrokerError, Result};
-use super::topic::Topic;
+use super::topic::{Topic, TopicView};
 use super::types::{BATCH_RECORDS_MAX, NewRecord, Produced};
 use super::{Broker, Inner, records};
 
@@ -53,8 +55,18 @@ pub(super) struct Run {
 /// The records of a request. One topic, the common case, needs no allocation.
 pub(super) type Targets = SmallVec<[Run; 1]>;
 
-/// Partition numbers of the records of a submission, to name them in answers.
-type Places = SmallVec<[u32; 1]>;
+/// Records of one topic from which on they are made into batches here instead of by the writer thread.
+const WHOLE_BATCH_RECORDS: usize = 16;
+
+/// Where each record of a submission goes, to name it in answers: its partition's number and, when it is in a batch that was
+/// made here, which one and its place in it.
+pub(super) type Places = SmallVec<[Place; 1]>;
+
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    number: u32,
+    in_batch: Option<(u32, u32)>,
+}
 
 impl Inner {
     pub(super) async fn produce(&self, targets: Targets, expected: Option<Offset>) -> Result<Vec<Produced>> {
@@ -106,6 +118,12 @@ impl Inner {
             if settings.durability == Durability::Sync {
                 submission.durability = Durability::Sync;
             }
+            // Batches go behind single records, so with several runs the order of the request could be lost.
+            let alone = targets.len() == 1 && records.len() >= WHOLE_BATCH_RECORDS && expected.is_none();
+            if alone && records.iter().all(|record| record.idempotency_key.is_none()) {
+                batch_by_partition(topic, &view, records, now, &mut submission, &mut places)?;
+                continue;
+            }
             for record in records {
                 let (number, partition) = topic.place(&view, record.partition, record.key.as_deref())?;
                 let key = match &record.idempotency_key {
@@ -113,7 +131,7 @@ impl Inner {
                     _ => None,
                 };
                 submission.records.push(NewEntry { partition: Arc::clone(partition), body: records::encode(record, now), key, expected });
-                places.push(number);
+                places.push(Place { number, in_batch: None });
             }
         }
         Ok((submission, places))
@@ -128,7 +146,7 @@ impl Inner {
     fn refused(&self, error: StorageError, targets: &Targets, places: &Places) -> BrokerError {
         let named = |index: usize| {
             let topic = topics_of(targets).nth(index).cloned();
-            (topic, places.get(index).copied().unwrap_or(0))
+            (topic, places.get(index).map_or(0, |place| place.number))
         };
         let name_of = |topic: &Option<Arc<Topic>>| topic.as_ref().map_or_else(String::new, |topic| topic.name.to_string());
         match error {
@@ -165,17 +183,51 @@ fn number_of(topic: &Topic, partition: PartitionId) -> Option<u32> {
     u32::try_from(at).ok()
 }
 
-fn name(receipt: &Receipt, targets: &Targets, places: &Places, durability: Durability) -> Vec<Produced> {
-    let answers = receipt.appended.iter().zip(topics_of(targets)).zip(places);
-    let produced = answers.map(|((appended, topic), number)| Produced {
-        topic: Arc::clone(&topic.name),
-        // A repeat may stand in another partition than this copy would have gone to.
-        partition: if appended.duplicate { number_of(topic, appended.partition).unwrap_or(*number) } else { *number },
-        offset: appended.offset.0,
-        duplicate: appended.duplicate,
-        durability,
-    });
-    produced.collect()
+/// Names where each record went, in the order of the request.
+pub(super) fn name(receipt: &Receipt, targets: &Targets, places: &Places, durability: Durability) -> Vec<Produced> {
+    let mut single = receipt.appended.iter();
+    let mut produced = Vec::with_capacity(places.len());
+    for (topic, place) in topics_of(targets).zip(places) {
+        let in_batch = place.in_batch.and_then(|(batch, at)| Some(receipt.batches.get(batch as usize)?.plus(i64::from(at))));
+        let (partition, offset, duplicate) = match (in_batch, in_batch.is_none().then(|| single.next()).flatten()) {
+            (Some(offset), _) => (place.number, offset.0, false),
+            // A repeat may stand in another partition than this copy would have gone to.
+            (None, Some(appended)) if appended.duplicate => {
+                (number_of(topic, appended.partition).unwrap_or(place.number), appended.offset.0, true)
+            }
+            (None, Some(appended)) => (place.number, appended.offset.0, false),
+            // The receipt has an answer for each record.
+            (None, None) => continue,
+        };
+        produced.push(Produced { topic: Arc::clone(&topic.name), partition, offset, duplicate, durability });
+    }
+    produced
+}
+
+/// Encodes many records of a topic straight into one batch per partition.
+fn batch_by_partition(
+    topic: &Arc<Topic>,
+    view: &TopicView,
+    records: &[NewRecord],
+    now: TimestampMs,
+    submission: &mut Submission,
+    places: &mut Places,
+) -> Result<()> {
+    let mut builders: Vec<(&Arc<Partition>, BatchBuilder)> = Vec::new();
+    let mut slots: Vec<Option<usize>> = vec![None; view.partitions.len()];
+    for record in records {
+        let (number, partition) = topic.place(view, record.partition, record.key.as_deref())?;
+        let slot = *slots[number as usize].get_or_insert_with(|| {
+            builders.push((partition, BatchBuilder::new()));
+            builders.len() - 1
+        });
+        let builder = &mut builders[slot].1;
+        let at = u32::try_from(builder.count()).unwrap_or(u32::MAX);
+        records::push(record, now, builder);
+        places.push(Place { number, in_batch: Some((u32::try_from(slot).unwrap_or(u32::MAX), at)) });
+    }
+    submission.batches.extend(builders.into_iter().map(|(partition, builder)| NewBatch::new(Arc::clone(partition), builder)));
+    Ok(())
 }
 
 fn count_of(targets: &Targets) -> usize {

@@ -162,11 +162,11 @@ impl Pump {
         let mut builder = CommitBuilder::default();
         let mut answers = Vec::with_capacity(count);
         let mut sync = false;
-        for queued in batch.drain(..count) {
-            let staged = self.sequencer.stage(&queued.submission, &self.dedup, &*self.index, now, &mut builder);
+        for mut queued in batch.drain(..count) {
+            let staged = self.sequencer.stage(&mut queued.submission, &self.dedup, &*self.index, now, &mut builder);
             sync |= queued.submission.durability == Durability::Sync;
             match staged {
-                Ok(appended) => answers.push((queued.reply, Ok(Receipt { appended, end: Position(0) }))),
+                Ok(receipt) => answers.push((queued.reply, Ok(receipt))),
                 Err(error) => drop(queued.reply.send(Err(error))),
             }
         }
