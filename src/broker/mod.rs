@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use event_listener::Event;
 use onelog_storage::clock::{Clock, SystemClock};
@@ -237,6 +238,11 @@ impl Broker {
     #[must_use]
     pub fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.inner.clock)
+    }
+
+    /// Completes when the broker's monotonic clock has reached `at`, be it the machine's or one moved by hand.
+    pub async fn sleep_until(&self, at: Duration) {
+        self.inner.timer.sleep_until(at).await;
     }
 
     /// Puts the deadlines found by recovery before the timer.

@@ -18,15 +18,14 @@ use super::group::lease::{self, Grant, LeaseRequest, LeaseToken, NackDecision, O
 use super::group::{GroupPartition, QueueGroup, QueueState};
 use super::topic::{Topic, check_name};
 use super::types::{
-    BATCH_RECORDS_MAX, Delivery, Failure, GroupCounts, GroupInfo, GroupSettings, LeaseId, NAME_BYTES_MAX, Ordering, Outcomes,
+    BATCH_RECORDS_MAX, DELAY_MS_MAX, Delivery, Failure, GroupCounts, GroupInfo, GroupSettings, LeaseId, NAME_BYTES_MAX, Ordering, Outcomes,
     ReceiveRequest, Record, SeekTo, Settled,
 };
 use super::{Broker, Inner};
 
 /// Bytes of records one receive collects per partition.
 const RECEIVE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Visibility and delays a group or request may ask for.
-const TIME_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
+/// Visibility a group or request may ask for.
 const VISIBILITY_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 /// Unsettled records a group may hold per partition.
 const IN_FLIGHT_LIMIT: u32 = 1_000_000;
@@ -100,6 +99,8 @@ impl Broker {
     }
 
     /// Leases records. Creates the group with default settings when it does not exist. Empty when `wait` passed.
+    ///
+    /// Can be given up at any time: a future that is dropped before it is done has leased nothing.
     pub async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivery>> {
         self.inner.check_open()?;
         check_receive(&request)?;
@@ -169,8 +170,8 @@ impl Broker {
         let mut by_partition: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (index, failure) in failures.iter().enumerate() {
             let lease = failure.lease.ok_or_else(|| BrokerError::InvalidRequest(format!("failure {index} names no lease")))?;
-            if failure.delay_ms.is_some_and(|delay| delay > TIME_MS_MAX) {
-                return Err(BrokerError::InvalidRequest(format!("failure {index}: delay_ms is at most {TIME_MS_MAX}")));
+            if failure.delay_ms.is_some_and(|delay| delay > DELAY_MS_MAX) {
+                return Err(BrokerError::InvalidRequest(format!("failure {index}: delay_ms is at most {DELAY_MS_MAX}")));
             }
             by_partition.entry(lease.partition).or_default().push(index);
         }
@@ -341,7 +342,14 @@ impl Inner {
         out: &mut Vec<Delivery>,
     ) -> Result<()> {
         let partition = self.group_partition(topic, group, number);
-        let _turn = partition.receiving.lock().await;
+        // With leases in hand nothing is waited for: a receive that is given up takes them with it.
+        let _turn = match out.is_empty() {
+            true => partition.receiving.lock().await,
+            false => match partition.receiving.try_lock() {
+                Ok(turn) => turn,
+                Err(_) => return Ok(()),
+            },
+        };
         let before = out.len();
         // With key ordering a first look may only park records; a second one goes past them.
         while out.len() - before < room {
@@ -726,8 +734,8 @@ fn check_settings(settings: &GroupSettings) -> Result<()> {
     if !(1..=VISIBILITY_MS_MAX).contains(&settings.visibility_ms) {
         return refuse("visibility_ms", format!("must be 1 to {VISIBILITY_MS_MAX}"));
     }
-    if retry.initial_ms > TIME_MS_MAX || retry.cap_ms > TIME_MS_MAX {
-        return refuse("retry", format!("initial_ms and cap_ms are at most {TIME_MS_MAX}"));
+    if retry.initial_ms > DELAY_MS_MAX || retry.cap_ms > DELAY_MS_MAX {
+        return refuse("retry", format!("initial_ms and cap_ms are at most {DELAY_MS_MAX}"));
     }
     if !(1.0..=1_000.0).contains(&retry.multiplier) || !(0.0..=1.0).contains(&retry.jitter) {
         return refuse("retry", "multiplier must be 1 to 1000, jitter 0 to 1".into());
