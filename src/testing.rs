@@ -137,15 +137,24 @@ impl TestBroker {
         self.manual_clock().advance(by);
     }
 
-    /// Closes the broker and opens it again on the same directory, clock and ports. Older handles answer that it is closing.
+    /// Closes the broker and opens it again on the same directory, clock and port.
     ///
     /// # Panics
-    /// When it cannot be opened again.
-    pub async fn restart(&mut self) {
-        self.http.stop().await;
-        self.broker.close().await.expect("the broker closes");
-        self.broker = open(self.directory.path(), &self.config).await;
-        self.http = listen_http_at(&self.broker, self.http.address).await;
+    /// When it cannot be opened again, for one because a clone of the broker is still held somewhere after ten seconds.
+    #[must_use]
+    pub async fn restart(self) -> Self {
+        let Self { broker, config, clock, mut http, directory } = self;
+        http.stop().await;
+        broker.close().await.expect("the broker closes");
+        let mut held = Some(broker);
+        eventually("all clones of the broker are dropped", || {
+            held = held.take().and_then(|broker| broker.drop_last().err());
+            held.is_none()
+        })
+        .await;
+        let broker = open(directory.path(), &config).await;
+        let http = listen_http_at(&broker, http.address).await;
+        Self { broker, config, clock, http, directory }
     }
 
     /// Stops listeners and broker and waits for them. Dropping does the same without waiting.

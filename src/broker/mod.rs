@@ -171,6 +171,7 @@ impl Broker {
     }
 
     /// Stops taking requests, waits for what is in flight, checkpoints, closes. Later calls answer [`BrokerError::Closing`].
+    /// The directory can be opened again once the last clone is dropped.
     pub async fn close(&self) -> Result<()> {
         if self.inner.closing.swap(true, Relaxed) {
             return Ok(());
@@ -183,6 +184,11 @@ impl Broker {
             checkpointed
         });
         closed.await.map_err(|error| BrokerError::StorageFailed { reason: format!("closing failed: {error}") })?
+    }
+
+    /// Drops the broker if this is its last clone: afterwards the directory is free. Gives it back otherwise.
+    pub(crate) fn drop_last(self) -> Result<(), Self> {
+        Arc::try_unwrap(self.inner).map(drop).map_err(|inner| Self { inner })
     }
 
     /// What opening found.
