@@ -33,9 +33,14 @@
 //! | serve other programs over HTTP | [`http::serve`] |
 
 pub mod broker;
+#[doc(hidden)]
+pub mod cli;
+pub mod client;
+pub mod config;
 pub mod consumer;
 pub mod http;
 pub mod producer;
+pub mod server;
 pub mod telemetry;
 pub mod testing;
 pub mod worker;

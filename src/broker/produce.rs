@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use onelog_storage::error::StorageError;
+use onelog_storage::index::dedup::DedupKey;
 use onelog_storage::submission::{NewEntry, Receipt, Submission};
 use onelog_storage::types::{Durability, Offset, PartitionId};
 use smallvec::SmallVec;
@@ -41,8 +42,8 @@ impl Broker {
 /// Records with their topics. One record, the common case, needs no allocation.
 pub(super) type Targets = SmallVec<[(Arc<Topic>, NewRecord); 1]>;
 
-/// Where the records of a submission go, to name it in answers.
-type Places = SmallVec<[(Arc<Topic>, u32); 1]>;
+/// Partition numbers of the records of a submission, to name them in answers.
+type Places = SmallVec<[u32; 1]>;
 
 impl Inner {
     pub(super) async fn produce(&self, targets: Targets, expected: Option<Offset>) -> Result<Vec<Produced>> {
@@ -55,28 +56,24 @@ impl Inner {
             return Err(BrokerError::InvalidRequest(format!("{} records at once, at most {BATCH_RECORDS_MAX}", targets.len())));
         }
         let bytes = self.check(&targets)?;
-        let _admitted = match self.admission.admit(bytes, &self.timer).await {
-            Ok(admitted) => admitted,
-            Err(error) => {
-                self.counters.rejected_overloaded.fetch_add(1, Relaxed);
-                return Err(error);
-            }
-        };
         let (submission, places) = self.prepare(&targets, expected)?;
         let durability = submission.durability;
-        let receipt = match self.store.submit(submission).await {
+        let receipt = match self.admit(submission).await?.await {
             Ok(receipt) => receipt,
-            Err(error) => return Err(self.refused(error, &places)),
+            Err(error) => return Err(self.refused(error, &targets, &places)),
         };
-        let produced = name(&receipt, &places, durability);
+        let produced = name(&receipt, &targets, &places, durability);
         self.count(&produced, bytes, self.timer.now().saturating_sub(begun));
         Ok(produced)
     }
 
     fn check(&self, targets: &Targets) -> Result<u64> {
         let mut bytes = 0;
-        for (index, (topic, record)) in targets.iter().enumerate() {
-            bytes += records::check(record, &topic.name, index, topic.publish_settings().0)? as u64;
+        for (topic, records) in by_topic(targets) {
+            let bytes_max = topic.view().settings.record_bytes_max;
+            for (index, record) in records {
+                bytes += records::check(record, &topic.name, index, bytes_max)? as u64;
+            }
         }
         let most = self.batch_bytes_max;
         if bytes > most { Err(BrokerError::BatchTooLarge { bytes, max: most }) } else { Ok(bytes) }
@@ -86,39 +83,48 @@ impl Inner {
     pub(super) fn prepare(&self, targets: &Targets, expected: Option<Offset>) -> Result<(Submission, Places)> {
         let now = self.clock.wall();
         let mut submission = Submission { durability: Durability::Lazy, ..Submission::default() };
+        submission.records.reserve(targets.len());
         let mut places = Places::with_capacity(targets.len());
-        for (topic, record) in targets {
-            let (_, window_ms, durability) = topic.publish_settings();
-            let (number, partition) = topic.place(record.partition, record.key.as_deref())?;
-            let key = match &record.idempotency_key {
-                Some(key) if window_ms > 0 => {
-                    let body = [record.key.as_deref().unwrap_or_default(), record.value.as_deref().unwrap_or_default()];
-                    Some(self.store.dedup_key(topic.id, key, &body, window_ms)?)
-                }
-                _ => None,
-            };
-            if durability == Durability::Sync {
+        for (topic, records) in by_topic(targets) {
+            let view = topic.view();
+            let settings = &view.settings;
+            if settings.durability == Durability::Sync {
                 submission.durability = Durability::Sync;
             }
-            submission.records.push(NewEntry { partition, body: records::encode(record, now), key, expected });
-            places.push((Arc::clone(topic), number));
+            for (_, record) in records {
+                let (number, partition) = topic.place(&view, record.partition, record.key.as_deref())?;
+                let key = match &record.idempotency_key {
+                    Some(key) if settings.dedup_window_ms > 0 => Some(self.dedup_key(topic, key, record, settings.dedup_window_ms)?),
+                    _ => None,
+                };
+                submission.records.push(NewEntry { partition: Arc::clone(partition), body: records::encode(record, now), key, expected });
+                places.push(number);
+            }
         }
         Ok((submission, places))
     }
 
+    fn dedup_key(&self, topic: &Topic, key: &[u8], record: &NewRecord, window_ms: u64) -> Result<Box<DedupKey>> {
+        let body = [record.key.as_deref().unwrap_or_default(), record.value.as_deref().unwrap_or_default()];
+        Ok(Box::new(self.store.dedup_key(topic.id, key, &body, window_ms)?))
+    }
+
     /// The broker's word for a refused submission.
-    fn refused(&self, error: StorageError, places: &Places) -> BrokerError {
-        let named = |index: usize| places.get(index).map_or((String::new(), 0), |(topic, number)| (topic.name.to_string(), *number));
+    fn refused(&self, error: StorageError, targets: &Targets, places: &Places) -> BrokerError {
+        let named = |index: usize| {
+            let topic = targets.get(index).map(|(topic, _)| Arc::clone(topic));
+            (topic, places.get(index).copied().unwrap_or(0))
+        };
+        let name_of = |topic: &Option<Arc<Topic>>| topic.as_ref().map_or_else(String::new, |topic| topic.name.to_string());
         match error {
             StorageError::IdempotencyConflict { index, partition, offset } => {
-                let (topic, number) = places
-                    .get(index)
-                    .map_or((String::new(), 0), |(topic, number)| (topic.name.to_string(), number_of(topic, partition).unwrap_or(*number)));
-                BrokerError::IdempotencyConflict { index, topic, partition: number, offset: offset.0 }
+                let (topic, number) = named(index);
+                let number = topic.as_ref().and_then(|topic| number_of(topic, partition)).unwrap_or(number);
+                BrokerError::IdempotencyConflict { index, topic: name_of(&topic), partition: number, offset: offset.0 }
             }
             StorageError::UnexpectedOffset { expected, actual } => {
                 let (topic, partition) = named(0);
-                BrokerError::UnexpectedOffset { topic, partition, expected: expected.0, actual: actual.0 }
+                BrokerError::UnexpectedOffset { topic: name_of(&topic), partition, expected: expected.0, actual: actual.0 }
             }
             StorageError::Full { .. } => {
                 self.counters.rejected_disk_full.fetch_add(1, Relaxed);
@@ -130,9 +136,11 @@ impl Inner {
 
     fn count(&self, produced: &[Produced], bytes: u64, took: std::time::Duration) {
         let duplicates = produced.iter().filter(|produced| produced.duplicate).count() as u64;
-        self.counters.records_produced.fetch_add(produced.len() as u64 - duplicates, Relaxed);
-        self.counters.duplicates.fetch_add(duplicates, Relaxed);
-        self.counters.bytes_produced.fetch_add(bytes, Relaxed);
+        self.counters.records_produced.add(produced.len() as u64 - duplicates);
+        self.counters.bytes_produced.add(bytes);
+        if duplicates > 0 {
+            self.counters.duplicates.add(duplicates);
+        }
         self.counters.publish_latency.record(took);
     }
 }
@@ -142,9 +150,9 @@ fn number_of(topic: &Topic, partition: PartitionId) -> Option<u32> {
     u32::try_from(at).ok()
 }
 
-fn name(receipt: &Receipt, places: &Places, durability: Durability) -> Vec<Produced> {
-    let answers = receipt.appended.iter().zip(places);
-    let produced = answers.map(|(appended, (topic, number))| Produced {
+fn name(receipt: &Receipt, targets: &Targets, places: &Places, durability: Durability) -> Vec<Produced> {
+    let answers = receipt.appended.iter().zip(targets).zip(places);
+    let produced = answers.map(|((appended, (topic, _)), number)| Produced {
         topic: Arc::clone(&topic.name),
         // A repeat may stand in another partition than this copy would have gone to.
         partition: if appended.duplicate { number_of(topic, appended.partition).unwrap_or(*number) } else { *number },
@@ -153,4 +161,15 @@ fn name(receipt: &Receipt, places: &Places, durability: Durability) -> Vec<Produ
         durability,
     });
     produced.collect()
+}
+
+/// The records in runs of one topic, each with its place in the request.
+fn by_topic(targets: &Targets) -> impl Iterator<Item = (&Arc<Topic>, impl Iterator<Item = (usize, &NewRecord)>)> {
+    let mut next = 0;
+    targets.chunk_by(|(one, _), (other, _)| Arc::ptr_eq(one, other)).filter_map(move |run| {
+        let first = next;
+        next += run.len();
+        let (topic, _) = run.first()?;
+        Some((topic, (first..).zip(run.iter().map(|(_, record)| record))))
+    })
 }

@@ -116,7 +116,7 @@ impl Broker {
         let deadline = self.inner.timer.now() + request.wait;
         let member: Arc<str> = request.member.as_str().into();
         loop {
-            let (fresh, back, closed) = (topic.bell.listen(), group.bell.listen(), self.inner.closed.listen());
+            let (fresh, back, closed) = (group.fresh(), group.bell.listen(), self.inner.closed.listen());
             self.inner.check_open()?;
             if group.is_deleted() {
                 return Err(BrokerError::GroupNotFound { topic: request.topic, group: request.group });
@@ -124,6 +124,9 @@ impl Broker {
             let now = self.inner.timer.now();
             group.saw(&member, now);
             let deliveries = self.inner.lease(&topic, &group, &member, &request).await?;
+            if deliveries.len() >= request.records_max {
+                group.wake_next();
+            }
             if !deliveries.is_empty() || now >= deadline {
                 return Ok(deliveries);
             }
@@ -239,6 +242,7 @@ impl Inner {
         self.write_events(events).await?;
         self.mark(StateKey::Ids);
         self.mark(StateKey::Group(id));
+        topic.partitions().iter().for_each(|partition| group.listen_to(partition));
         topic.groups.write().insert(name.to_owned(), Arc::clone(&group));
         Ok(group)
     }

@@ -5,6 +5,7 @@
 //! `recovery` · [`store`] (the facade, the only part the broker uses).
 
 pub mod batch;
+pub mod check;
 mod checkpoint;
 pub mod clock;
 pub mod codec;

@@ -3,11 +3,12 @@
 //! The only thread that calls write and sync of commits. Nothing is answered with ok before the sync that covers it,
 //! unless it asked to be lazy. Nobody is called back: tickets are completed, partitions become readable.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use event_listener::Event;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
 use crate::error::{Result, StorageError};
@@ -17,7 +18,7 @@ use crate::log::Log;
 use crate::log::commit::CommitBuilder;
 use crate::log::writer::LogWriter;
 use crate::sequencer::{Sequencer, Staged};
-use crate::submission::{Receipt, Submission, Ticket};
+use crate::submission::{AnswerThrough, Answers, Receipt, Submission, Ticket};
 use crate::types::{Durability, Position};
 
 /// A commit takes submissions until it has about this many bytes.
@@ -30,6 +31,8 @@ const IDLE: Duration = Duration::from_millis(500);
 pub struct Queue {
     state: Mutex<QueueState>,
     ready: Condvar,
+    /// Rung when what waited was taken.
+    pub room: Event,
 }
 
 #[derive(Default)]
@@ -58,9 +61,23 @@ pub struct PumpCounters {
 impl Queue {
     /// Queues a submission. The order of calls is the order in the log.
     pub fn push(&self, submission: Submission) -> Ticket {
-        let (reply, receiver) = oneshot::channel();
         let bytes = submission.bytes();
-        let mut state = self.state.lock();
+        self.put(submission, bytes, self.state.lock())
+    }
+
+    /// Queues a submission unless more than `bytes_max` would wait then; an empty queue takes any.
+    pub fn push_within(&self, submission: Submission, bytes_max: u64) -> Result<Ticket, Box<Submission>> {
+        let bytes = submission.bytes();
+        let state = self.state.lock();
+        if state.bytes > 0 && state.bytes.saturating_add(bytes) > bytes_max {
+            drop(state);
+            return Err(Box::new(submission));
+        }
+        Ok(self.put(submission, bytes, state))
+    }
+
+    fn put(&self, submission: Submission, bytes: u64, mut state: MutexGuard<'_, QueueState>) -> Ticket {
+        let (reply, receiver) = oneshot::channel();
         if state.closed {
             drop(state);
             let _ = reply.send(Err(StorageError::Closed));
@@ -99,7 +116,10 @@ impl Queue {
         }
         std::mem::swap(&mut state.waiting, batch);
         state.bytes = 0;
-        !(state.closed && batch.is_empty())
+        let go_on = !(state.closed && batch.is_empty());
+        drop(state);
+        self.room.notify(usize::MAX);
+        go_on
     }
 }
 
@@ -113,6 +133,7 @@ pub struct Pump {
     pub clock: Arc<dyn Clock>,
     pub counters: Arc<PumpCounters>,
     pub sequencer: Sequencer,
+    pub through: Arc<OnceLock<AnswerThrough>>,
 }
 
 impl Pump {
@@ -156,9 +177,14 @@ impl Pump {
         }
         let staged = self.sequencer.seal(&mut builder);
         let written = self.write(builder, now, sync, &staged);
-        for (reply, appended) in settled {
-            // Whoever gave up waiting has dropped its ticket; the submission stands all the same.
-            let _ = reply.send(written.clone().map(|end| Receipt { appended, end }));
+        let answer = |(reply, appended)| (reply, written.clone().map(|end| Receipt { appended, end }));
+        self.answer(Answers(settled.into_iter().map(answer).collect()));
+    }
+
+    fn answer(&self, answers: Answers) {
+        match self.through.get() {
+            Some(through) => through(answers),
+            None => answers.send(),
         }
     }
 

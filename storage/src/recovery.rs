@@ -192,7 +192,7 @@ impl Opening {
             false => Scan::from_start(&log, self.scanned.end),
         };
         while self.pending.is_empty() {
-            let Some(commit) = scan.next()? else {
+            let Some(commit) = scan.next_commit()? else {
                 self.ended = true;
                 self.judge_end(&scan)?;
                 break;
@@ -288,7 +288,7 @@ fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Re
         return Err(StorageError::NotAStore { dir: dir.to_owned(), what });
     }
     let bytes = config.segment_bytes;
-    if !(layout::SEGMENT_BYTES_MIN..=layout::SEGMENT_BYTES_MAX).contains(&bytes) || bytes % layout::SECTOR_BYTES != 0 {
+    if !(layout::SEGMENT_BYTES_MIN..=layout::SEGMENT_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(layout::SECTOR_BYTES) {
         return Err(StorageError::Invalid(format!(
             "a segment of {bytes} bytes is not between {} and {} bytes in whole sectors of {}",
             layout::SEGMENT_BYTES_MIN,

@@ -88,6 +88,9 @@ impl Sequencer {
     /// Looks for everything that would refuse the submission. Changes nothing.
     fn check(&self, submission: &Submission, dedup: &Dedup, index: &dyn Index, now: TimestampMs) -> Result<SmallVec<[Verdict; 1]>> {
         let mut verdicts = SmallVec::new();
+        if submission.records.iter().all(|entry| entry.key.is_none() && entry.expected.is_none()) {
+            return Ok(verdicts);
+        }
         let mut own: HashMap<u128, u64> = HashMap::new();
         for (at, entry) in submission.records.iter().enumerate() {
             let mut verdict = None;

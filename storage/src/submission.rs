@@ -18,7 +18,7 @@ pub struct NewEntry {
     pub partition: Arc<Partition>,
     pub body: RecordBody,
     /// With a key, a repeat within its window stores nothing and answers with the first offset.
-    pub key: Option<DedupKey>,
+    pub key: Option<Box<DedupKey>>,
     /// Refuses the whole submission unless this will be the record's offset.
     pub expected: Option<Offset>,
 }
@@ -76,6 +76,25 @@ pub struct Receipt {
     /// End of the commit.
     pub end: Position,
 }
+
+/// The answers of one commit, ready to be sent.
+pub struct Answers(pub(crate) Vec<Answer>);
+
+/// Whom to answer, and what.
+pub(crate) type Answer = (oneshot::Sender<Result<Receipt>>, Result<Receipt>);
+
+impl Answers {
+    /// Completes the tickets. Whoever gave up waiting has dropped its ticket; the submission stands all the same.
+    pub fn send(self) {
+        for (reply, answer) in self.0 {
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+/// Where the writer thread hands the answers of a commit, instead of waking each waiter itself. Waking a task from outside its
+/// runtime costs several times what it costs from inside; a runtime takes all answers of a commit with one wake.
+pub type AnswerThrough = Box<dyn Fn(Answers) + Send + Sync>;
 
 /// Completes with the receipt once the submission is as durable as it asked to be. A future that needs no runtime.
 pub struct Ticket(pub(crate) oneshot::Receiver<Result<Receipt>>);

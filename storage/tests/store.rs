@@ -1,9 +1,12 @@
 //! The store through its facade: what is acknowledged is there after a reopening, a lost index and a power cut.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::sync::Arc;
 
 use onelog_storage::batch::{BatchView, RecordBody};
+use onelog_storage::check::check_dir;
 use onelog_storage::clock::{Clock, ManualClock};
 use onelog_storage::error::StorageError;
 use onelog_storage::io::sim::{Fault, SimDisk};
@@ -52,7 +55,7 @@ fn entry(store: &Store, partition: u32, value: &[u8], at: i64) -> NewEntry {
 
 fn keyed(store: &Store, key: &[u8], value: &[u8]) -> NewEntry {
     let key = store.dedup_key(7, key, &[value], WINDOW_MS).unwrap();
-    NewEntry { key: Some(key), ..entry(store, 0, value, 5) }
+    NewEntry { key: Some(Box::new(key)), ..entry(store, 0, value, 5) }
 }
 
 fn put(store: &Store, entries: impl IntoIterator<Item = NewEntry>) -> Result<Receipt, StorageError> {
@@ -292,4 +295,23 @@ fn a_log_of_many_segments_is_read_back_and_its_oldest_part_can_go() {
     disk.remove(Site::IndexRemove, &layout::redb_file(Path::new(DIR))).unwrap();
     let again = open(&disk, &clock);
     assert_eq!((values(&again.store, 0), values(&again.store, 1), values(&again.store, 2)), before);
+}
+
+#[test]
+fn the_offline_check_counts_what_is_there_and_names_what_is_lost() {
+    let (disk, clock) = start();
+    let first = open(&disk, &clock);
+    for _ in 0..40 {
+        put(&first.store, [entry(&first.store, 0, &[5; 700], 1)]).unwrap();
+    }
+    drop(first);
+    let io: Arc<dyn Io> = Arc::new(disk.clone());
+    let whole = check_dir(&io, Path::new(DIR), "check").unwrap();
+    assert_eq!((whole.records, whole.damages.len()), (40, 0), "{whole:?}");
+    disk.damage(&layout::segment_file(Path::new(DIR), Position(0)), &[0xff], 8 * 1024 + 300);
+    let damaged = check_dir(&io, Path::new(DIR), "check").unwrap();
+    let lost = damaged.damages.first().unwrap();
+    assert!(lost.position.0 <= 8 * 1024 + 300 && lost.until.unwrap().0 > 8 * 1024 + 300, "{lost:?}");
+    assert_eq!(damaged.records, 39);
+    assert!(damaged.damages.iter().any(|damage| damage.what.contains("continues at offset")), "{damaged:?}");
 }

@@ -53,7 +53,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The next commit, or `None` at the first one that fails its check.
-    pub fn next(&mut self) -> Result<Option<Commit>> {
+    pub fn next_commit(&mut self) -> Result<Option<Commit>> {
         loop {
             let commit = match self.commit_here()? {
                 Ok(commit) => commit,

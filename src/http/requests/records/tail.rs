@@ -103,7 +103,10 @@ async fn run(app: &App, topic: &str, mut places: Places, client: &mpsc::Sender<B
                 Err(error) => return end(client, error).await,
             }
         }
-        while !read_any {
+        if read_any {
+            continue;
+        }
+        loop {
             tokio::select! {
                 () = changed.as_mut() => break,
                 () = tokio::time::sleep(app.config.tail_comment_every) => {
