@@ -123,8 +123,8 @@ impl Broker {
             }
             let now = self.inner.timer.now();
             group.saw(&member, now);
-            let deliveries = self.inner.lease(&topic, &group, &member, &request).await?;
-            if deliveries.len() >= request.records_max {
+            let (deliveries, left_some) = self.inner.lease(&topic, &group, &member, &request).await?;
+            if left_some {
                 group.wake_next();
             }
             if !deliveries.is_empty() || now >= deadline {
@@ -307,14 +307,14 @@ impl Inner {
         outcome
     }
 
-    /// One round over the partitions.
+    /// One round over the partitions. Says too whether it may have left some for others.
     async fn lease(
         &self,
         topic: &Arc<Topic>,
         group: &Arc<QueueGroup>,
         member: &Arc<str>,
         request: &ReceiveRequest,
-    ) -> Result<Vec<Delivery>> {
+    ) -> Result<(Vec<Delivery>, bool)> {
         let settings = group.settings();
         let wish = Wish {
             member,
@@ -325,15 +325,25 @@ impl Inner {
         let first = group.turn.fetch_add(1, Relaxed);
         let most = request.records_max.min(BATCH_RECORDS_MAX);
         let mut deliveries = Vec::new();
+        let mut left_some = false;
         for step in 0..count {
             if deliveries.len() >= most {
                 break;
             }
             let number = u32::try_from((first + step) % count).unwrap_or(0);
             let room = most - deliveries.len();
-            self.lease_partition(topic, group, number, &wish, room, &mut deliveries).await?;
+            match self.lease_partition(topic, group, number, &wish, room, &mut deliveries).await {
+                Ok(left) => left_some |= left,
+                Err(error) if deliveries.is_empty() => return Err(error),
+                // What is leased already must reach its member; the failure shows again in a later round.
+                Err(error) => {
+                    tracing::warn!(topic = %topic.name, partition = number, %error, "receiving from a partition failed");
+                    break;
+                }
+            }
         }
-        Ok(deliveries)
+        left_some |= deliveries.len() >= most;
+        Ok((deliveries, left_some))
     }
 
     async fn lease_partition(
@@ -344,25 +354,27 @@ impl Inner {
         wish: &Wish<'_>,
         room: usize,
         out: &mut Vec<Delivery>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let partition = self.group_partition(topic, group, number);
         // With leases in hand nothing is waited for: a receive that is given up takes them with it.
         let _turn = match out.is_empty() {
             true => partition.receiving.lock().await,
             false => match partition.receiving.try_lock() {
                 Ok(turn) => turn,
-                Err(_) => return Ok(()),
+                Err(_) => return Ok(false),
             },
         };
         let before = out.len();
+        let mut left_some = false;
         // With key ordering a first look may only park records; a second one goes past them.
         while out.len() - before < room {
             let Some(found) = self.plan_and_read(topic, group, &partition, wish, room - (out.len() - before))? else { break };
+            left_some = found.left_some;
             if !self.grant(topic, group, &partition, wish, found, out)? {
                 break;
             }
         }
-        Ok(())
+        Ok(left_some)
     }
 
     /// What could be delivered now, read from the log. `None` when there is nothing.
@@ -384,7 +396,7 @@ impl Inner {
             }
             (state.queue.plan(&wish.lease_settings, self.timer.now(), room), state.queue.cursor())
         };
-        let mut found = Found { records: Vec::new(), absent: Vec::new(), scanned_to: cursor };
+        let mut found = Found { records: Vec::new(), absent: Vec::new(), scanned_to: cursor, left_some: false };
         for offset in plan.redeliver {
             match self.read(topic, partition.number, &stored, offset, 1, 1)?.pop() {
                 Some(record) if record.offset == offset.0 => found.records.push(record),
@@ -394,6 +406,7 @@ impl Inner {
         if plan.fresh_max > 0 && cursor < end {
             let fresh = self.read(topic, partition.number, &stored, cursor, plan.fresh_max, RECEIVE_BYTES_MAX)?;
             found.scanned_to = fresh.last().map_or(cursor, |record| Offset(record.offset + 1));
+            found.left_some = found.scanned_to < end;
             found.records.extend(fresh.into_iter().filter(|record| !dead_letter::is_for_another(record, &group.name)));
         }
         let nothing = found.records.is_empty() && found.absent.is_empty() && found.scanned_to == cursor;
@@ -462,6 +475,8 @@ impl Inner {
         for (index, lease) in leases.iter().enumerate() {
             by_partition.entry(lease.partition).or_default().push(index);
         }
+        let settings = group.settings();
+        let mut frees_others = settings.ordering != Ordering::None || matches!(done, Settled::Deferred { .. });
         let mut tickets = Tickets::new();
         for (number, indexes) in by_partition {
             if topic.partition(number).is_err() {
@@ -476,6 +491,7 @@ impl Inner {
                 outcomes[indexes[refusal.index]] = refused(refusal.error, done);
             }
             let Some(event) = decision.event else { continue };
+            frees_others |= state.queue.is_full(&QueueGroup::lease_settings(&settings));
             let members = holders(&state.queue, &items);
             let event = state.commit(group.id, number, event, now)?;
             for (at, (offset, _)) in items.iter().enumerate() {
@@ -492,11 +508,11 @@ impl Inner {
             }
             tickets.push((partition, ticket));
         }
-        self.settle_tickets(tickets).await?;
-        if group.settings().ordering != Ordering::None || matches!(done, Settled::Deferred { .. }) {
-            // What waited behind these records may be delivered now.
+        if frees_others {
+            // What waited behind these records may be delivered now. Rung before waiting: this call may be given up.
             group.bell.notify(usize::MAX);
         }
+        self.settle_tickets(tickets).await?;
         Ok(outcomes)
     }
 
@@ -649,6 +665,8 @@ struct Found {
     absent: Vec<Offset>,
     /// Behind the last fresh record looked at.
     scanned_to: Offset,
+    /// There are fresh records behind those.
+    left_some: bool,
 }
 
 thread_local! {

@@ -80,9 +80,7 @@ impl Run {
                 self.rig.ack(&delivery).await.unwrap();
             }
             self.rig.advance(VISIBILITY);
-            for _ in 0..20 {
-                tokio::task::yield_now().await;
-            }
+            self.rig.others_run().await;
             self.check();
         }
     }
@@ -100,6 +98,7 @@ async fn p11_p12_every_record_is_counted_once_and_ends_acked_or_dead() {
         run.drain().await;
         let settled = |rig: &Rig| rig.counts().acked + rig.counts().dead == rig.records();
         onelog::testing::eventually("everything is acked or dead", || settled(&run.rig)).await;
+        run.rig.all_is_durable().await;
         let letters = run.rig.all_letters().await;
         assert_eq!(letters.len() as u64, run.rig.counts().dead, "seed {seed}: a dead letter for each dead record");
         let acked = run.rig.counts().acked;

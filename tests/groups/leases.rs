@@ -1,12 +1,12 @@
 //! One record, one lease (P8); acked is final (P9); stale tokens change nothing (P10); nothing before its time (P13); attempts.
 
+use std::task::Poll;
 use std::time::Duration;
 
 use onelog::broker::GroupCounts;
-use onelog::testing::eventually;
 use onelog::{Failure, GroupSettings, LeaseError, Settled, TimestampMs};
 
-use crate::support::{GROUP, RETRY, Rig, START_MS, TOPIC, VISIBILITY, attempts, record, settings, values};
+use crate::support::{GROUP, RETRY, Rig, START_MS, TOPIC, VISIBILITY, attempts, receive_hour, record, settings, values};
 
 const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
 
@@ -115,39 +115,69 @@ async fn p13_a_lease_lasts_its_time_whatever_the_wall_clock_does() {
 #[tokio::test]
 async fn a_long_poll_wakes_when_a_record_is_published_comes_back_or_falls_due() {
     let rig = Rig::with(&[]).await;
-    let wait = |rig: &Rig| {
-        let request = onelog::ReceiveRequest {
-            topic: TOPIC.into(),
-            group: GROUP.into(),
-            member: "ann".into(),
-            records_max: 1,
-            wait: Duration::from_secs(3600),
-            visibility_ms: None,
-        };
-        let broker = rig.broker.clone();
-        tokio::spawn(async move { broker.receive(request).await.unwrap().remove(0) })
-    };
-    let waiting = wait(&rig);
-    tokio::task::yield_now().await;
+    let waiting = rig.wait_for("ann", 1);
+    rig.others_run().await;
     rig.produce(vec![record("k", "a")]).await;
-    let published = waiting.await.unwrap();
+    let published = waiting.await.unwrap().remove(0);
 
-    let waiting = wait(&rig);
-    tokio::task::yield_now().await;
+    let waiting = rig.wait_for("ann", 1);
+    rig.others_run().await;
     rig.release(&published).await.unwrap();
-    let released = waiting.await.unwrap();
+    let released = waiting.await.unwrap().remove(0);
 
-    let waiting = wait(&rig);
-    tokio::task::yield_now().await;
+    let waiting = rig.wait_for("ann", 1);
+    rig.others_run().await;
     rig.fail(&released, "later").await.unwrap();
     rig.advance(RETRY);
-    let retried = waiting.await.unwrap();
+    let retried = waiting.await.unwrap().remove(0);
 
-    let waiting = wait(&rig);
-    tokio::task::yield_now().await;
+    let waiting = rig.wait_for("ann", 1);
+    rig.others_run().await;
     rig.advance(VISIBILITY);
-    let expired = waiting.await.unwrap();
+    let expired = waiting.await.unwrap().remove(0);
     assert_eq!(attempts(&[published, released, retried, expired]), [1, 1, 2, 3]);
+}
+
+/// A receiver that waited while the group had as much in flight as it may was not woken when an ack made room.
+#[tokio::test]
+async fn an_ack_that_makes_room_wakes_a_waiting_receiver() {
+    for command in 0..3 {
+        let rig = Rig::new(1, GroupSettings { in_flight_max: 1, ..settings() }).await;
+        rig.produce(vec![record("k", "a"), record("k", "b")]).await;
+        let first = rig.one("ann").await;
+        let waiting = rig.wait_for("bob", 1);
+        rig.others_run().await;
+        match command {
+            0 => rig.ack(&first).await.unwrap(),
+            1 => rig.fail_for_good(&first, "never").await.unwrap(),
+            _ => rig.fail(&first, "later").await.unwrap(),
+        };
+        let next = tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("bob is woken").unwrap();
+        assert_eq!(values(&next), ["b"]);
+    }
+}
+
+/// New records wake one receiver; when they were more bytes than it takes at once, the others slept on.
+#[tokio::test]
+async fn what_one_receiver_leaves_behind_wakes_the_next() {
+    let rig = Rig::new(1, settings()).await;
+    let mut ann = std::pin::pin!(receive_hour(&rig.broker, "ann", 100));
+    let mut bob = std::pin::pin!(receive_hour(&rig.broker, "bob", 100));
+    // Polled by hand: neither can run while the commits come.
+    let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(ann.as_mut().poll(&mut nobody).is_pending() && bob.as_mut().poll(&mut nobody).is_pending());
+    let large = "x".repeat(900 * 1024);
+    for _ in 0..4 {
+        rig.produce((0..3).map(|_| record("k", &large)).collect()).await;
+    }
+    let mut received = 0;
+    for receiver in [&mut ann, &mut bob] {
+        let Poll::Ready(deliveries) = receiver.as_mut().poll(&mut nobody) else {
+            panic!("a receiver sleeps beside {received} taken of 12")
+        };
+        assert!((1..12).contains(&deliveries.len()));
+        received += deliveries.len();
+    }
 }
 
 #[tokio::test]
@@ -232,7 +262,6 @@ async fn the_last_attempt_that_runs_out_is_a_dead_letter_without_anybody_asking(
     rig.produce(vec![record("k", "a")]).await;
     rig.one("ann").await;
     rig.advance(VISIBILITY);
-    eventually("it is dead", || rig.counts().dead == 1).await;
-    let letters = rig.all_letters().await;
+    let letters = rig.until_dead(1).await;
     assert_eq!((letters[0].reason.as_str(), letters[0].attempts, letters[0].member.as_str()), ("lease expired", 1, "ann"));
 }

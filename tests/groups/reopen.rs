@@ -111,8 +111,7 @@ async fn a_record_that_ran_out_of_attempts_while_nobody_was_there_dies_after_ope
     rig.one("ann").await;
     after_each(rig, |rig| async move {
         rig.advance(VISIBILITY);
-        onelog::testing::eventually("it is dead", || rig.counts().dead == 1).await;
-        assert_eq!(rig.all_letters().await[0].member, "ann");
+        assert_eq!(rig.until_dead(1).await[0].member, "ann");
     })
     .await;
 }

@@ -91,14 +91,25 @@ impl Rig {
 
     /// What another process finds after this one was killed now: a copy of the files as they are.
     pub async fn killed(&self) -> Self {
-        // Grants are written without being waited for; what is waited for after them has them before it in the log.
-        self.broker.ensure_topic("after-grants", TopicSettings::default()).await.unwrap();
-        self.broker.produce("after-grants", vec![record("k", "x")]).await.unwrap();
+        self.all_is_durable().await;
         let directory = tempfile::tempdir().unwrap();
         copy(&self.directory.path().join("0"), &directory.path().join("0"));
         let clock = Arc::new(ManualClock::at(onelog::Clock::wall(&*self.clock)));
         let broker = open(&directory.path().join("0"), &clock).await;
         Self { broker, clock, directory }
+    }
+
+    /// Grants and expiries are written without anybody waiting; what is waited for after them has them before it in the log.
+    pub async fn all_is_durable(&self) {
+        self.broker.ensure_topic("barrier", TopicSettings::default()).await.unwrap();
+        self.broker.produce("barrier", vec![record("k", "x")]).await.unwrap();
+    }
+
+    /// Waits until so many records are dead; answers with their letters.
+    pub async fn until_dead(&self, records: u64) -> Vec<DeadLetter> {
+        onelog::testing::eventually("they are dead", || self.counts().dead == records).await;
+        self.all_is_durable().await;
+        self.all_letters().await
     }
 
     pub async fn produce(&self, records: Vec<NewRecord>) {
@@ -124,6 +135,18 @@ impl Rig {
             visibility_ms: None,
         };
         self.broker.receive(request).await.unwrap()
+    }
+
+    pub fn wait_for(&self, member: &str, records_max: usize) -> tokio::task::JoinHandle<Vec<Delivery>> {
+        let (broker, member) = (self.broker.clone(), member.to_owned());
+        tokio::spawn(async move { receive_hour(&broker, &member, records_max).await })
+    }
+
+    /// Lets tasks beside this one come as far as they can.
+    pub async fn others_run(&self) {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
     }
 
     pub async fn one(&self, member: &str) -> Delivery {
@@ -176,6 +199,14 @@ impl Rig {
     pub async fn all_letters(&self) -> Vec<DeadLetter> {
         self.letters(DeadLetterFilter::default()).await
     }
+}
+
+/// Waits an hour for records.
+pub async fn receive_hour(broker: &Broker, member: &str, records_max: usize) -> Vec<Delivery> {
+    let wait = Duration::from_secs(3600);
+    let (topic, group, member) = (TOPIC.into(), GROUP.into(), member.into());
+    let request = ReceiveRequest { topic, group, member, records_max, wait, visibility_ms: None };
+    broker.receive(request).await.unwrap()
 }
 
 pub fn values(deliveries: &[Delivery]) -> Vec<String> {
