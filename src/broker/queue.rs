@@ -526,24 +526,31 @@ impl Inner {
         outcomes: &mut Outcomes,
     ) -> Result<()> {
         let partition = self.group_partition(topic, group, number);
-        let settings = QueueGroup::lease_settings(&group.settings());
-        let doomed = {
-            let state = partition.state.lock();
-            let dies = |failure: &Failure, offset: Offset| {
-                let attempts = state.queue.get(offset).map_or(0, |record| record.attempts);
-                failure.permanent || (settings.max_deliveries != 0 && attempts >= settings.max_deliveries)
-            };
-            let offsets = indexes.iter().filter_map(|index| {
-                let offset = Offset(failures[*index].lease?.offset);
-                dies(&failures[*index], offset).then_some(offset)
-            });
-            offsets.collect::<Vec<_>>()
-        };
-        let records = self.records_for_letters(topic, group, number, &doomed).await?;
-        match self.nack_now(topic, group, &partition, failures, indexes, &records, outcomes)? {
-            Some(ticket) => self.settle_tickets(vec![(partition, ticket)]).await,
-            None => Ok(()),
+        let mut rest = indexes;
+        while !rest.is_empty() {
+            let doomed = doomed_by(&partition, &QueueGroup::lease_settings(&group.settings()), failures, rest);
+            let offsets: Vec<Offset> = doomed.iter().map(|(_, offset)| *offset).collect();
+            let (records, read) = self.records_for_letters(topic, group, number, &offsets).await?;
+            // The first whose letter does not fit this commit begins the next.
+            let (now, later) = rest.split_at(doomed.get(read).map_or(rest.len(), |(at, _)| *at));
+            if let Some(submitted) = self.nack_now(topic, group, &partition, failures, now, &records, outcomes)? {
+                self.settle_letters(partition.clone(), submitted).await?;
+            }
+            rest = later;
         }
+        Ok(())
+    }
+
+    /// Waits until the dead letters are durable. Those that were refused, by a full disk, are not dead: nothing may be lost.
+    pub(super) async fn settle_letters(&self, partition: Arc<GroupPartition>, submitted: Buried) -> Result<()> {
+        let outcome = submitted.ticket.await;
+        if outcome.is_err() {
+            let mut state = partition.state.lock();
+            state.unlogged = true;
+            state.changed = true;
+            state.queue.bring_back(submitted.buried);
+        }
+        Ok(outcome.map(drop)?)
     }
 
     /// Decides and hands over under one lock. `records` are those that may become dead letters.
@@ -557,10 +564,10 @@ impl Inner {
         indexes: &[usize],
         records: &HashMap<Offset, Record>,
         outcomes: &mut Outcomes,
-    ) -> Result<Option<Ticket>> {
+    ) -> Result<Option<Buried>> {
         let settings = QueueGroup::lease_settings(&group.settings());
         let now = self.timer.now();
-        let (mut events, mut letters) = (Vec::new(), Vec::new());
+        let (mut events, mut letters, mut buried) = (Vec::new(), Vec::new(), Vec::new());
         let mut state = partition.state.lock();
         for &index in indexes {
             let failure = &failures[index];
@@ -585,6 +592,7 @@ impl Inner {
                     (event, Settled::Deferred { delay_ms })
                 }
                 Ok(NackDecision::Dead { event, letter }) => {
+                    buried.extend(state.queue.get(nack.offset).cloned().map(|record| (nack.offset, record)));
                     letters.push(Letter { letter, member: member.clone(), record: records.get(&nack.offset).cloned() });
                     (event, Settled::DeadLettered)
                 }
@@ -598,32 +606,39 @@ impl Inner {
         if events.is_empty() {
             return Ok(None);
         }
-        self.submit_letters(topic, group, partition.number, events, letters).map(Some)
+        let ticket = self.submit_letters(topic, group, partition.number, events, letters)?;
+        Ok(Some(Buried { ticket, buried }))
     }
 
-    /// Records that are about to become dead letters, and the topic to take them.
+    /// Records that are about to become dead letters, and the topic to take them: as many as fit one commit, and how many of
+    /// `offsets` those are. At least one, when there is one.
     pub(super) async fn records_for_letters(
         &self,
         topic: &Arc<Topic>,
         group: &QueueGroup,
         number: u32,
         offsets: &[Offset],
-    ) -> Result<HashMap<Offset, Record>> {
+    ) -> Result<(HashMap<Offset, Record>, usize)> {
         let mut records = HashMap::new();
         if offsets.is_empty() {
-            return Ok(records);
+            return Ok((records, 0));
         }
         self.ensure_dead_letter_topic(topic, group).await?;
         let stored = topic.partition(number)?;
-        for &offset in offsets {
+        let mut bytes = 0;
+        for (read, &offset) in offsets.iter().enumerate() {
             if offset < stored.log_start() || offset >= stored.high_watermark() {
                 continue;
             }
-            if let Some(record) = self.read(topic, number, &stored, offset, 1, 1)?.pop().filter(|record| record.offset == offset.0) {
-                records.insert(offset, record);
+            let found = self.read(topic, number, &stored, offset, 1, 1)?.pop();
+            let Some(record) = found.filter(|record| record.offset == offset.0) else { continue };
+            bytes += dead_letter::letter_bytes(&record);
+            if bytes > self.batch_bytes_max && read > 0 {
+                return Ok((records, read));
             }
+            records.insert(offset, record);
         }
-        Ok(records)
+        Ok((records, offsets.len()))
     }
 
     /// Lease events and the dead letters they speak of, in one submission. Called under the partition's lock.
@@ -649,6 +664,26 @@ impl Inner {
         submission.durability = onelog_storage::types::Durability::Sync;
         Ok(self.store.submit(submission))
     }
+}
+
+/// Records handed over as dead letters, with what they were before.
+pub(super) struct Buried {
+    pub ticket: Ticket,
+    pub buried: Vec<(Offset, lease::OpenRecord)>,
+}
+
+/// Which of the failures at `indexes` end in dead letters: place in `indexes`, and offset.
+fn doomed_by(partition: &GroupPartition, settings: &lease::LeaseSettings, failures: &[Failure], indexes: &[usize]) -> Vec<(usize, Offset)> {
+    let state = partition.state.lock();
+    let dies = |failure: &Failure, offset: Offset| {
+        let attempts = state.queue.get(offset).map_or(0, |record| record.attempts);
+        failure.permanent || (settings.max_deliveries != 0 && attempts >= settings.max_deliveries)
+    };
+    let doomed = indexes.iter().enumerate().filter_map(|(at, index)| {
+        let offset = Offset(failures[*index].lease?.offset);
+        dies(&failures[*index], offset).then_some((at, offset))
+    });
+    doomed.collect()
 }
 
 /// What a receiver wants.

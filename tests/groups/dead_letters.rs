@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use onelog::{DeadLetterFilter, GroupSettings, Header, NewRecord, Settled};
+use onelog::{DeadLetterFilter, Failure, GroupSettings, Header, NewRecord, Settled};
 
-use crate::support::{GROUP, RETRY, Rig, START_MS, TOPIC, record, settings, value};
+use crate::support::{GROUP, RETRY, Rig, START_MS, TOPIC, VISIBILITY, record, settings, value};
 
 #[tokio::test]
 async fn the_last_failure_tells_the_whole_story() {
@@ -121,4 +121,33 @@ async fn a_dead_letter_topic_is_a_topic_like_any_other() {
     let records = rig.broker.fetch(request).await.unwrap().records;
     assert_eq!((records.len(), records[0].value.as_deref()), (1, Some(&b"a"[..])));
     assert_eq!(records[0].header("onelog-dlq-reason"), Some(&b"no"[..]));
+}
+
+/// More bytes of dead letters than fit one commit were refused whole, and the records counted as dead all the same.
+#[tokio::test]
+async fn more_than_one_commit_of_dead_letters_is_written_in_several() {
+    let large = "x".repeat(900 * 1024);
+    for permanent in [true, false] {
+        let rig = Rig::new(1, GroupSettings { max_deliveries: 1, ..settings() }).await;
+        for _ in 0..10 {
+            rig.produce(vec![record("k", &large)]).await;
+        }
+        let mut batch = Vec::new();
+        while batch.len() < 10 {
+            batch.extend(rig.receive("ann", 10).await);
+        }
+        if permanent {
+            let of = |delivery: &onelog::Delivery| Failure { lease: Some(delivery.lease), permanent, ..Failure::default() };
+            let failures: Vec<Failure> = batch.iter().map(of).collect();
+            let outcomes = rig.broker.nack(TOPIC, GROUP, &failures).await.unwrap();
+            assert_eq!(outcomes, [Ok(Settled::DeadLettered); 10]);
+        } else {
+            rig.advance(VISIBILITY);
+        }
+        let letters = rig.until_dead(10).await;
+        assert_eq!(letters.len(), 10);
+        assert!(letters.iter().all(|letter| letter.record.value.as_ref().is_some_and(|value| value.len() == large.len())));
+        let report = rig.broker.redrive(TOPIC, onelog::RedriveRequest::default()).await.unwrap();
+        assert_eq!((report.done, report.left, rig.records()), (10, 0, 20));
+    }
 }
