@@ -177,8 +177,12 @@ impl Store {
         let index = &*self.parts.index;
         let mut entry = offsets::floor(index, partition, from)?;
         while let Some(here) = entry {
-            if !walk.step_through(here)? {
-                break;
+            match walk.step_through(here) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // What lies before the damage is whole: it is for whoever reads at the damaged place to hear of it.
+                Err(StorageError::Damage { .. }) if !walk.found.is_empty() => break,
+                Err(error) => return Err(error),
             }
             // Entries may lie closer than a step (after a reopening): one at or below the next offset goes on where this one ends.
             let closer = offsets::floor(index, partition, walk.next)?.filter(|next| next.position > here.position);

@@ -11,6 +11,14 @@ mod machine;
 mod support;
 mod workload;
 
+mod bad_input;
 mod crash;
+mod damage;
 mod eventflow;
+mod full_disk;
 mod publishers;
+mod stopping;
+mod surface;
+mod survey;
+mod sync_failure;
+mod webhooks;
