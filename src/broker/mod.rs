@@ -28,7 +28,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use event_listener::Event;
-use onelog_storage::clock::{Clock, SystemClock};
+pub use onelog_storage::clock::Clock;
+use onelog_storage::clock::SystemClock;
 use onelog_storage::io::Io;
 use onelog_storage::io::disk::Disk;
 use onelog_storage::submission::{NewEvent, Receipt, Submission};

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use onelog_storage::clock::Clock;
 use tokio::sync::watch;
 
 use super::config::HttpConfig;
-use crate::broker::Broker;
+use crate::broker::{Broker, Clock};
 use crate::telemetry::histogram::Histogram;
 
 /// What the HTTP front end counts itself.

@@ -199,8 +199,12 @@ impl Store {
         let mut near = partition.read_place(from);
         while let Some(here) = entry {
             let begin = near.take().map_or(here.position, |(_, position)| position.max(here.position));
-            if !walk.step_through(here, begin)? {
-                break;
+            match walk.step_through(here, begin) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // What lies before the damage is whole: it is for whoever reads at the damaged place to hear of it.
+                Err(StorageError::Damage { .. }) if !walk.found.is_empty() => break,
+                Err(error) => return Err(error),
             }
             // Entries may lie closer than a step (after a reopening): one at or below the next offset goes on where this one ends.
             let closer = offsets::floor(index, partition, walk.next)?.filter(|next| next.position > here.position);

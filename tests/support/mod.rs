@@ -1,6 +1,7 @@
 //! Runs the `onelog` program: once to its end, or as a server that is stopped with the test.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -50,6 +51,8 @@ fn finish(mut command: Command, input: &str) -> Ended {
 pub struct Server {
     child: Option<Child>,
     stdout: BufReader<ChildStdout>,
+    /// A file, so that a server that complains a lot is never held up by a test that does not listen.
+    stderr: File,
     /// The line it printed when it was ready.
     pub ready: String,
     pub url: String,
@@ -58,27 +61,43 @@ pub struct Server {
 impl Server {
     /// On a free port.
     pub fn on(data: &Path) -> Self {
-        let mut command = onelog();
-        command.args(["serve", "--http", "127.0.0.1:0", "--data"]).arg(data);
-        Self::spawn(command)
+        Self::with(data, &[])
+    }
+
+    /// On a free port, with more settings.
+    pub fn with(data: &Path, arguments: &[&str]) -> Self {
+        Self::spawn(serve(onelog(), data, arguments))
     }
 
     /// Starts and waits for the ready line, however long that takes.
-    pub fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut ready = String::new();
-        stdout.read_line(&mut ready).unwrap();
-        let Some(http) = ready.split(' ').find_map(|word| word.strip_prefix("http=")) else {
-            let ended = child.wait_with_output().unwrap();
-            panic!("not ready: {ready}{}", String::from_utf8_lossy(&ended.stderr));
-        };
-        let url = format!("http://{http}");
-        Self { child: Some(child), stdout, ready: ready.trim_end().to_owned(), url }
+    pub fn spawn(command: Command) -> Self {
+        Self::try_spawn(command).unwrap_or_else(|refused| panic!("not ready: {refused:?}"))
     }
 
+    /// Starts; `Err` is how it ended if it never got ready.
+    pub fn try_spawn(mut command: Command) -> Result<Self, Ended> {
+        let stderr = tempfile::tempfile().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr.try_clone().unwrap());
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut server = Self { child: Some(child), stdout, stderr, ready: String::new(), url: String::new() };
+        server.stdout.read_line(&mut server.ready).unwrap();
+        server.ready.truncate(server.ready.trim_end().len());
+        match server.ready.split(' ').find_map(|word| word.strip_prefix("http=")) {
+            Some(http) => server.url = format!("http://{http}"),
+            None => return Err(server.end()),
+        }
+        Ok(server)
+    }
+
+    /// As the ready line tells it: the server's own, whoever started it.
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
+        self.ready.split(' ').find_map(|word| word.strip_prefix("pid=")?.parse().ok()).unwrap()
+    }
+
+    /// `host:port`
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
     }
 
     /// A command of the program against this server.
@@ -96,22 +115,51 @@ impl Server {
         finish(self.command(arguments), input)
     }
 
+    /// Sends a signal by name, such as `TERM`. The shell's own `kill`: a small machine may have no other.
+    pub fn signal(&self, name: &str) {
+        let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]).status().unwrap();
+        assert!(kill.success());
+    }
+
     /// SIGTERM, and how it ended. What is left on stdout is what came after the ready line.
-    pub fn stop(mut self) -> Ended {
-        let mut child = self.child.take().unwrap();
-        assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-        let (mut out, mut err) = (String::new(), String::new());
-        self.stdout.read_to_string(&mut out).unwrap();
-        child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-        let ended = Ended { code: child.wait().unwrap().code().unwrap_or(-1), out, err };
+    pub fn stop(self) -> Ended {
+        self.signal("TERM");
+        let ended = self.end();
         assert_eq!(ended.code, 0, "SIGTERM should end it with 0: {}", ended.err);
         ended
     }
+
+    /// SIGKILL: what a crash of the process leaves is all that is left.
+    pub fn kill(self) {
+        self.signal("KILL");
+        self.end();
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn end(mut self) -> Ended {
+        let mut child = self.child.take().unwrap();
+        let (mut out, mut err) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut out).unwrap();
+        let code = child.wait().unwrap().code().unwrap_or(-1);
+        self.stderr.rewind().unwrap();
+        self.stderr.read_to_string(&mut err).unwrap();
+        Ended { code, out, err }
+    }
+}
+
+/// `serve` on a free port. `program` may be a tool that runs the program given as its last arguments.
+pub fn serve(mut program: Command, data: &Path, arguments: &[&str]) -> Command {
+    program.args(["serve", "--http", "127.0.0.1:0", "--data"]).arg(data).args(arguments);
+    program
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
+            if self.ready.contains(" pid=") && self.pid() != child.id() {
+                // Started by a tool that would leave it running.
+                let _ = Command::new("sh").args(["-c", &format!("kill -KILL {}", self.pid())]).stderr(Stdio::null()).status();
+            }
             // Dead already is as good.
             let _ = child.kill();
             let _ = child.wait();
