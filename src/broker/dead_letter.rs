@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use onelog_storage::submission::Submission;
 use onelog_storage::types::Offset;
-use smallvec::SmallVec;
 
 use super::error::{BrokerError, Result};
 use super::event::{BrokerEvent, StateKey};
@@ -335,13 +334,13 @@ impl Inner {
     /// Resolves letters and, with `send`, appends them to their origin: one commit. Under the control lock.
     async fn send_back(&self, origin: &Arc<Topic>, target: &Topic, letters: &[DeadLetter], send: bool) -> Result<Vec<Produced>> {
         let mut submission = Submission::default();
-        let mut places = SmallVec::<[u32; 1]>::new();
+        let mut places = super::produce::Places::new();
+        let mut targets = super::produce::Targets::new();
         if send {
             let count = u32::try_from(origin.partitions().len()).unwrap_or(1).max(1);
-            let records = letters.iter().map(|letter| (Arc::clone(origin), sent_back(letter, count)));
-            let records: super::produce::Targets = records.collect();
-            places.extend(records.iter().map(|(_, record)| record.partition.unwrap_or(0)));
-            submission = self.prepare(&records, None)?.0;
+            let records: Vec<NewRecord> = letters.iter().map(|letter| sent_back(letter, count)).collect();
+            targets.push(super::produce::Run { topic: Arc::clone(origin), records });
+            (submission, places) = self.prepare(&targets, None)?;
         }
         let mut ranges: BTreeMap<u32, lease::Ranges> = BTreeMap::new();
         for letter in letters {
@@ -359,15 +358,7 @@ impl Inner {
             self.mark(StateKey::Resolved(target.id, *partition));
         }
         drop(resolution);
-        let durability = onelog_storage::types::Durability::Sync;
-        let produced = receipt.appended.iter().zip(places).map(|(appended, partition)| Produced {
-            topic: Arc::clone(&origin.name),
-            partition,
-            offset: appended.offset.0,
-            duplicate: false,
-            durability,
-        });
-        Ok(produced.collect())
+        Ok(super::produce::name(&receipt, &targets, &places, onelog_storage::types::Durability::Sync))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use onelog_storage::submission::Submission;
+use onelog_storage::submission::{Answers, Submission};
 use onelog_storage::types::{Offset, Position, TimestampMs};
 
 use super::dead_letter::Letter;
@@ -27,6 +27,23 @@ const SWEEP_RECORDS: usize = 200;
 pub(super) fn spawn(inner: &Arc<Inner>) {
     tokio::spawn(watch_deadlines(Arc::clone(&inner.timer), Arc::downgrade(inner)));
     tokio::spawn(watch_log(Arc::downgrade(inner)));
+    answer_inside_runtime(inner);
+}
+
+/// Sends the answers of a commit from a task, not from the writer thread: one wake-up for all of them.
+fn answer_inside_runtime(inner: &Inner) {
+    let (commits, mut answers) = tokio::sync::mpsc::unbounded_channel::<Answers>();
+    tokio::spawn(async move {
+        while let Some(commit) = answers.recv().await {
+            commit.send();
+        }
+    });
+    inner.store.answer_through(Box::new(move |commit| {
+        if let Err(refused) = commits.send(commit) {
+            // The runtime is gone; whoever still waits does so elsewhere.
+            refused.0.send();
+        }
+    }));
 }
 
 /// Rings groups whose records are due, and dead-letters those that ran out of attempts.

@@ -35,11 +35,11 @@ use onelog_storage::submission::{NewEvent, Receipt, Submission};
 use onelog_storage::{RecoveryReport, Store, StoreConfig};
 use parking_lot::{Mutex, RwLock};
 
-use self::admission::Admission;
 use self::event::{BrokerEvent, NextIds, StateKey};
 use self::timer::Timer;
 use self::topic::Topic;
 use crate::telemetry::histogram::Histogram;
+use crate::telemetry::stripe::Counter;
 pub use error::{BrokerError, LeaseError, Result};
 pub use types::*;
 
@@ -78,9 +78,9 @@ impl Default for BrokerConfig {
 /// What the broker counts itself, since it was opened.
 #[derive(Debug, Default)]
 pub struct Counters {
-    pub records_produced: AtomicU64,
-    pub bytes_produced: AtomicU64,
-    pub duplicates: AtomicU64,
+    pub records_produced: Counter,
+    pub bytes_produced: Counter,
+    pub duplicates: Counter,
     pub records_fetched: AtomicU64,
     pub bytes_fetched: AtomicU64,
     pub rejected_overloaded: AtomicU64,
@@ -120,7 +120,8 @@ struct Inner {
     /// What changed since the last checkpoint, apart from lease states, which know it themselves.
     dirty: Mutex<HashSet<StateKey>>,
     next_token: AtomicU64,
-    admission: Admission,
+    /// Bytes of records that may wait for the writer thread.
+    queue_bytes_max: u64,
     timer: Arc<Timer>,
     clock: Arc<dyn Clock>,
     counters: Counters,
@@ -212,7 +213,7 @@ impl Broker {
             disk_available_bytes: self.inner.store.available().unwrap_or(0),
             checkpoint_position: stats.checkpoint.0,
             checkpoints_total: stats.checkpoints,
-            queued_bytes: self.inner.admission.bytes(),
+            queued_bytes: stats.queued_bytes,
             epoch: stats.epoch.0,
             failure: stats.failure,
             disk_full: stats.disk_full,

@@ -115,7 +115,7 @@ impl Broker {
         let deadline = self.inner.timer.now() + request.wait;
         let member: Arc<str> = request.member.as_str().into();
         loop {
-            let (fresh, back, closed) = (topic.bell.listen(), group.bell.listen(), self.inner.closed.listen());
+            let (fresh, back, closed) = (group.fresh(), group.bell.listen(), self.inner.closed.listen());
             self.inner.check_open()?;
             if group.is_deleted() {
                 return Err(BrokerError::GroupNotFound { topic: request.topic, group: request.group });
@@ -123,6 +123,9 @@ impl Broker {
             let now = self.inner.timer.now();
             group.saw(&member, now);
             let deliveries = self.inner.lease(&topic, &group, &member, &request).await?;
+            if deliveries.len() >= request.records_max {
+                group.wake_next();
+            }
             if !deliveries.is_empty() || now >= deadline {
                 return Ok(deliveries);
             }
@@ -238,6 +241,7 @@ impl Inner {
         self.write_events(events).await?;
         self.mark(StateKey::Ids);
         self.mark(StateKey::Group(id));
+        topic.partitions().iter().for_each(|partition| group.listen_to(partition));
         topic.groups.write().insert(name.to_owned(), Arc::clone(&group));
         Ok(group)
     }
@@ -612,8 +616,8 @@ impl Inner {
             true => Submission::default(),
             false => {
                 let target = self.topic(&group.dead_letter_topic())?;
-                let records = letters.into_iter().map(|letter| (Arc::clone(&target), letter.to_record(topic, group, number, &target)));
-                self.prepare(&records.collect(), None)?.0
+                let records = letters.into_iter().map(|letter| letter.to_record(topic, group, number, &target)).collect();
+                self.prepare(&smallvec::smallvec![super::produce::Run { topic: target, records }], None)?.0
             }
         };
         submission.events = events.into();

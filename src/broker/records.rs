@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use onelog_storage::batch::{BatchView, RecordBody};
+use onelog_storage::batch::{BatchBuilder, BatchView, RecordBody};
 use onelog_storage::store::StoredBatch;
 use onelog_storage::types::TimestampMs;
 
@@ -43,6 +43,13 @@ pub fn encode(record: &NewRecord, now: TimestampMs) -> RecordBody {
     let timestamp = record.timestamp_ms.map_or(now, TimestampMs);
     let headers = record.headers.iter().map(|header| (&*header.name, header.value.as_deref()));
     RecordBody::encode(timestamp, record.key.as_deref(), record.value.as_deref(), headers)
+}
+
+/// Encodes a record right into a batch.
+pub fn push(record: &NewRecord, now: TimestampMs, batch: &mut BatchBuilder) {
+    let timestamp = record.timestamp_ms.map_or(now, TimestampMs);
+    let headers = record.headers.iter().map(|header| (&*header.name, header.value.as_deref()));
+    batch.push_record(timestamp, record.key.as_deref(), record.value.as_deref(), headers);
 }
 
 /// The records of a batch from offset `from` on, at most `most`. Their bytes are slices of the batch.

@@ -12,7 +12,6 @@ use onelog_storage::types::Offset;
 use onelog_storage::{StateChange, Store, StoreConfig, codec};
 use parking_lot::{Mutex, RwLock};
 
-use super::admission::Admission;
 use super::dead_letter::Resolution;
 use super::error::{BrokerError, Result};
 use super::event::{BrokerEvent, NextIds, StateKey, StoredGroup, StoredLease, StoredOffset, StoredQueue, StoredTopic};
@@ -186,7 +185,9 @@ impl Fold {
         }
         for stored in self.groups.values() {
             let Some(topic) = by_id.get(&stored.topic) else { continue };
-            topic.groups.write().insert(stored.name.clone(), Arc::new(QueueGroup::new(stored, &topic.name)));
+            let group = Arc::new(QueueGroup::new(stored, &topic.name));
+            topic.partitions().iter().for_each(|partition| group.listen_to(partition));
+            topic.groups.write().insert(stored.name.clone(), group);
         }
         self.place_queues(&by_id);
         Inner {
@@ -197,7 +198,7 @@ impl Fold {
             ids: Mutex::new(self.ids),
             dirty: Mutex::new(self.changed.into_iter().collect()),
             next_token: AtomicU64::new(token),
-            admission: Admission::new(config.queue_bytes_max as u64),
+            queue_bytes_max: config.queue_bytes_max as u64,
             timer: Arc::new(Timer::new(Arc::clone(&config.clock))),
             clock: Arc::clone(&config.clock),
             counters: Counters::default(),

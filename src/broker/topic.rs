@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
+use arc_swap::{ArcSwap, Guard};
 use event_listener::Event;
 use onelog_storage::partition::Partition;
 use parking_lot::{Mutex, RwLock};
@@ -20,13 +21,18 @@ const STICKY_RECORDS: u32 = 16;
 /// Longest idempotency window.
 const DEDUP_WINDOW_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 
+/// What a topic is right now. Read by every publish, so reading it takes no lock; replaced whole.
+pub struct TopicView {
+    pub settings: TopicSettings,
+    pub partitions: Arc<[Arc<Partition>]>,
+}
+
 /// One topic.
 pub struct Topic {
     pub id: u32,
     pub name: Arc<str>,
     pub created_ms: i64,
-    settings: RwLock<TopicSettings>,
-    partitions: RwLock<Arc<[Arc<Partition>]>>,
+    view: ArcSwap<TopicView>,
     /// Rung when any partition has new records.
     pub bell: Arc<Event>,
     next: AtomicU32,
@@ -42,63 +48,58 @@ impl Topic {
             id,
             name: name.into(),
             created_ms,
-            settings: RwLock::new(settings),
-            partitions: RwLock::new(Arc::from([])),
+            view: ArcSwap::from_pointee(TopicView { settings: TopicSettings::default(), partitions: Arc::from([]) }),
             bell: Arc::new(Event::new()),
             next: AtomicU32::new(0),
             groups: RwLock::default(),
             resolution: Mutex::default(),
             deleted: AtomicBool::new(false),
         };
-        topic.set_partitions(partitions);
+        topic.set(settings, partitions);
         topic
     }
 
     pub fn settings(&self) -> TopicSettings {
-        self.settings.read().clone()
+        self.view.load().settings.clone()
     }
 
-    /// The settings a publisher needs, without copying the rest: largest record, idempotency window, durability.
-    pub fn publish_settings(&self) -> (u32, u64, super::types::Durability) {
-        let settings = self.settings.read();
-        (settings.record_bytes_max, settings.dedup_window_ms, settings.durability)
+    pub fn view(&self) -> Guard<Arc<TopicView>> {
+        self.view.load()
     }
 
     pub fn set(&self, settings: TopicSettings, partitions: Vec<Arc<Partition>>) {
-        *self.settings.write() = settings;
-        self.set_partitions(partitions);
-    }
-
-    fn set_partitions(&self, partitions: Vec<Arc<Partition>>) {
+        let groups: Vec<Arc<QueueGroup>> = self.groups.read().values().cloned().collect();
         for partition in &partitions {
-            partition.ring(Arc::clone(&self.bell));
+            partition.ring(&self.bell, usize::MAX);
+            groups.iter().for_each(|group| group.listen_to(partition));
         }
-        *self.partitions.write() = partitions.into();
+        self.view.store(Arc::new(TopicView { settings, partitions: partitions.into() }));
     }
 
     pub fn partitions(&self) -> Arc<[Arc<Partition>]> {
-        Arc::clone(&self.partitions.read())
+        Arc::clone(&self.view.load().partitions)
     }
 
     pub fn partition(&self, number: u32) -> Result<Arc<Partition>> {
-        let partitions = self.partitions.read();
-        partitions.get(number as usize).cloned().ok_or_else(|| BrokerError::PartitionNotFound {
-            topic: self.name.to_string(),
-            partition: number,
-            partitions: u32::try_from(partitions.len()).unwrap_or(u32::MAX),
-        })
+        self.view.load().partitions.get(number as usize).cloned().ok_or_else(|| self.no_partition(number))
+    }
+
+    fn no_partition(&self, number: u32) -> BrokerError {
+        let partitions = u32::try_from(self.view.load().partitions.len()).unwrap_or(u32::MAX);
+        BrokerError::PartitionNotFound { topic: self.name.to_string(), partition: number, partitions }
     }
 
     /// Where a record goes: where it says, by its key as Kafka clients do, or in turn.
-    pub fn place(&self, asked: Option<u32>, key: Option<&[u8]>) -> Result<(u32, Arc<Partition>)> {
-        let count = u32::try_from(self.partitions.read().len()).unwrap_or(u32::MAX);
+    pub fn place<'a>(&self, view: &'a TopicView, asked: Option<u32>, key: Option<&[u8]>) -> Result<(u32, &'a Arc<Partition>)> {
+        let count = u32::try_from(view.partitions.len()).unwrap_or(u32::MAX);
         let number = match (asked, key) {
             (Some(number), _) => number,
             (None, _) if count <= 1 => 0,
             (None, Some(key)) => partition_for_key(key, count),
             (None, None) => (self.next.fetch_add(1, Relaxed) / STICKY_RECORDS) % count,
         };
-        Ok((number, self.partition(number)?))
+        let partition = view.partitions.get(number as usize).ok_or_else(|| self.no_partition(number))?;
+        Ok((number, partition))
     }
 
     pub fn stored(&self) -> StoredTopic {
@@ -106,8 +107,8 @@ impl Topic {
             id: self.id,
             name: self.name.to_string(),
             created_ms: self.created_ms,
-            settings: StoredTopicSettings::of(&self.settings.read()),
-            partitions: self.partitions.read().iter().map(|partition| partition.id).collect(),
+            settings: StoredTopicSettings::of(&self.view.load().settings),
+            partitions: self.view.load().partitions.iter().map(|partition| partition.id).collect(),
         }
     }
 

@@ -2,13 +2,13 @@
 //!
 //! Own rather than hyper's header timer, because that one also runs while a kept-alive connection rests, and so could not
 //! be short without cutting off clients that pool connections. While a handler runs, no deadline of this file does.
-//! A request that arrives in one piece, as nearly all do, arms no timer.
+//! There is one timer per connection; requests only move it.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,13 +16,46 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Set while a handler works on a request of the connection: shared with the service that runs handlers.
-pub type Busy = Arc<AtomicBool>;
+/// Whether a handler works on a request of the connection: shared between its stream and the service that runs handlers.
+#[derive(Debug, Clone, Default)]
+pub struct Turn(Arc<AtomicU8>);
+
+/// The peer's turn: it may send, or rest.
+const PEER: u8 = 0;
+/// Ours: a handler runs.
+const OURS: u8 = 1;
+/// A handler has ended since the stream last looked: the peer's time begins anew.
+const PASSED: u8 = 2;
+
+impl Turn {
+    /// Ours until the value is dropped, also when the request is given up.
+    pub fn take(self) -> OurTurn {
+        self.0.store(OURS, Relaxed);
+        OurTurn(self)
+    }
+
+    fn look(&self) -> u8 {
+        let turn = self.0.load(Relaxed);
+        if turn == PASSED {
+            self.0.store(PEER, Relaxed);
+        }
+        turn
+    }
+}
+
+/// No deadline runs while this is held.
+pub struct OurTurn(Turn);
+
+impl Drop for OurTurn {
+    fn drop(&mut self) {
+        self.0.0.store(PASSED, Relaxed);
+    }
+}
 
 /// A stream that fails when its peer lets a deadline pass.
 pub struct DeadlineStream {
     stream: TcpStream,
-    busy: Busy,
+    turn: Turn,
     header_timeout: Duration,
     idle_timeout: Duration,
     timer: Pin<Box<Sleep>>,
@@ -32,32 +65,54 @@ pub struct DeadlineStream {
 }
 
 impl DeadlineStream {
-    pub fn new(stream: TcpStream, busy: Busy, header_timeout: Duration, idle_timeout: Duration) -> Self {
+    pub fn new(stream: TcpStream, turn: Turn, header_timeout: Duration, idle_timeout: Duration) -> Self {
         let now = Instant::now();
         // A fresh connection must say something soon: it has not yet earned the patience a used one gets.
         let timer = Box::pin(sleep(header_timeout));
-        Self { stream, busy, header_timeout, idle_timeout, timer, headers_due: Some(now + header_timeout), idle_due: now + idle_timeout }
+        let (headers_due, idle_due) = (Some(now + header_timeout), now + idle_timeout);
+        Self { stream, turn, header_timeout, idle_timeout, timer, headers_due, idle_due }
     }
 
-    /// Something moved: what is being read, if anything, is a header unless a handler runs.
+    /// Whether it is the peer's turn, its time begun anew if it only just became so.
+    fn peers_turn(&mut self) -> bool {
+        match self.turn.look() {
+            OURS => {
+                self.headers_due = None;
+                return false;
+            }
+            PASSED => {
+                self.headers_due = None;
+                self.idle_due = Instant::now() + self.idle_timeout;
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// Something was read or written. What is read on the peer's turn is headers, until a handler takes over.
     fn moved(&mut self, read: bool) {
-        if self.busy.load(Relaxed) {
-            self.headers_due = None;
+        if !self.peers_turn() {
             return;
         }
         let now = Instant::now();
         self.idle_due = now + self.idle_timeout;
-        if read && self.headers_due.is_none() {
-            self.headers_due = Some(now + self.header_timeout);
-        } else if !read {
+        if !read {
             self.headers_due = None;
+        } else if self.headers_due.is_none() {
+            self.headers_due = Some(now + self.header_timeout);
         }
+    }
+
+    /// hyper, once told that there is nothing to read, asks again only when woken: the timer must be set from here.
+    fn written(&mut self, context: &mut Context<'_>) {
+        self.moved(false);
+        // Just moved, it cannot be due.
+        let _ = self.poll_deadline(context);
     }
 
     /// Called when there is nothing to read or no room to write: ready when a deadline has passed.
     fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        if self.busy.load(Relaxed) {
-            self.headers_due = None;
+        if !self.peers_turn() {
             return Poll::Pending;
         }
         let due = self.headers_due.map_or(self.idle_due, |headers| headers.min(self.idle_due));
@@ -90,7 +145,7 @@ impl AsyncWrite for DeadlineStream {
         let this = self.get_mut();
         match Pin::new(&mut this.stream).poll_write(context, bytes) {
             Poll::Ready(Ok(written)) => {
-                this.moved(false);
+                this.written(context);
                 Poll::Ready(Ok(written))
             }
             Poll::Pending => this.poll_deadline(context).map(Err),
@@ -102,7 +157,7 @@ impl AsyncWrite for DeadlineStream {
         let this = self.get_mut();
         match Pin::new(&mut this.stream).poll_write_vectored(context, bytes) {
             Poll::Ready(Ok(written)) => {
-                this.moved(false);
+                this.written(context);
                 Poll::Ready(Ok(written))
             }
             Poll::Pending => this.poll_deadline(context).map(Err),
@@ -129,18 +184,18 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    async fn pair(header_ms: u64, idle_ms: u64) -> (TcpStream, DeadlineStream, Busy) {
+    async fn pair(header_ms: u64, idle_ms: u64) -> (TcpStream, DeadlineStream, Turn) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let busy = Busy::default();
+        let turn = Turn::default();
         let (stream, _) = listener.accept().await.unwrap();
         let (header, idle) = (Duration::from_millis(header_ms), Duration::from_millis(idle_ms));
-        (client, DeadlineStream::new(stream, Arc::clone(&busy), header, idle), busy)
+        (client, DeadlineStream::new(stream, turn.clone(), header, idle), turn)
     }
 
     #[tokio::test]
     async fn a_header_that_trickles_is_cut_off() {
-        let (mut client, mut server, _busy) = pair(200, 60_000).await;
+        let (mut client, mut server, _turn) = pair(200, 60_000).await;
         let trickle = tokio::spawn(async move {
             while client.write_all(b"x").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -155,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_rests_between_requests_outlives_the_header_timeout_but_not_the_idle_one() {
-        let (mut client, mut server, _busy) = pair(100, 500).await;
+        let (mut client, mut server, _turn) = pair(100, 500).await;
         client.write_all(b"request").await.unwrap();
         let mut buffer = [0; 64];
         assert_eq!(server.read(&mut buffer).await.unwrap(), 7);
@@ -166,15 +221,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_handler_may_take_its_time() {
-        let (mut client, mut server, busy) = pair(50, 50).await;
-        busy.store(true, Relaxed);
+    async fn a_handler_may_take_its_time_and_the_peer_has_all_of_its_own_afterwards() {
+        let (mut client, mut server, turn) = pair(50, 400).await;
+        let ours = turn.take();
         let late = tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(Duration::from_millis(800)).await;
             client.write_all(b"y").await.unwrap();
+            client
         });
         let mut buffer = [0; 8];
         assert_eq!(server.read(&mut buffer).await.unwrap(), 1);
-        late.await.unwrap();
+        drop(ours);
+        let _client = late.await.unwrap();
+        let rested = Instant::now();
+        assert_eq!(server.read(&mut buffer).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(rested.elapsed() >= Duration::from_millis(300));
     }
 }

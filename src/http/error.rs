@@ -176,6 +176,13 @@ impl Problem {
     }
 }
 
+/// Goes with the answer to a failure that is ours, for the log; never sent.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub code: Code,
+    pub detail: String,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -183,6 +190,9 @@ impl IntoResponse for Problem {
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
         if let Some(ms) = self.0.retry_after_ms {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(ms.div_ceil(1000).max(1)));
+        }
+        if status.is_server_error() {
+            response.extensions_mut().insert(Fault { code: self.0.code, detail: self.0.detail });
         }
         response
     }

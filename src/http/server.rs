@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::deadline::{Busy, DeadlineStream};
+use super::deadline::{DeadlineStream, Turn};
 use super::routes;
 use super::service;
 use super::state::{App, HttpState, Phase};
@@ -81,9 +81,9 @@ async fn connection(stream: TcpStream, app: App, router: Router, place: OwnedSem
         tracing::debug!(%error, "http connection lost before it began");
         return;
     }
-    let busy = Busy::default();
-    let stream = DeadlineStream::new(stream, Arc::clone(&busy), app.config.header_timeout, app.config.idle_timeout);
-    let handler = service_fn(|request| service::answer(app.clone(), router.clone(), Arc::clone(&busy), request));
+    let turn = Turn::default();
+    let stream = DeadlineStream::new(stream, turn.clone(), app.config.header_timeout, app.config.idle_timeout);
+    let handler = service_fn(|request| service::answer(app.clone(), router.clone(), turn.clone(), request));
     let mut serving = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

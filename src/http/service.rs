@@ -3,7 +3,6 @@
 //! A plain function around the router instead of a stack of layers: the path of a small publish is short.
 
 use std::convert::Infallible;
-use std::sync::atomic::Ordering::Relaxed;
 
 use axum::Router;
 use axum::extract::Request;
@@ -12,12 +11,13 @@ use hyper::body::Incoming;
 use tower_service::Service;
 
 use super::correlation::Correlation;
-use super::deadline::Busy;
+use super::deadline::Turn;
+use super::error::Fault;
 use super::state::App;
 
 /// Answers one request.
-pub async fn answer(app: App, mut router: Router, busy: Busy, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
-    let _handling = Handling::begin(busy);
+pub async fn answer(app: App, mut router: Router, turn: Turn, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
+    let _ours = turn.take();
     let begun = app.clock.monotonic();
     let correlation = Correlation::of(request.headers());
     let mut request: Request = request.map(axum::body::Body::new);
@@ -30,28 +30,12 @@ pub async fn answer(app: App, mut router: Router, busy: Busy, request: hyper::Re
     let took = app.clock.monotonic().saturating_sub(begun);
     app.metrics.answered(status, took);
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    if status >= 500 {
-        tracing::warn!(correlation_id = correlation.id(), status, took_us, "request failed");
+    if let Some(fault) = response.extensions_mut().remove::<Fault>() {
+        tracing::warn!(correlation_id = correlation.id(), status, took_us, code = fault.code.name(), fault.detail, "request failed");
     }
     if let Some((method, path)) = wanted {
         tracing::debug!(correlation_id = correlation.id(), %method, path, status, took_us, "request");
     }
     correlation.echo(response.headers_mut());
     Ok(response)
-}
-
-/// Tells the connection that its peer waits for us and not the other way round, also when the request is given up.
-struct Handling(Busy);
-
-impl Handling {
-    fn begin(busy: Busy) -> Self {
-        busy.store(true, Relaxed);
-        Self(busy)
-    }
-}
-
-impl Drop for Handling {
-    fn drop(&mut self) {
-        self.0.store(false, Relaxed);
-    }
 }

@@ -3,3 +3,4 @@
 pub mod histogram;
 pub mod metrics;
 pub mod process;
+pub mod stripe;

@@ -91,17 +91,9 @@ impl RecordBody {
         value: Option<&[u8]>,
         headers: impl ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
     ) -> Self {
-        let header_count = headers.len() as i64;
-        let headers_bytes: usize = headers.clone().map(|(name, value)| nullable_bytes(Some(name.as_bytes())) + nullable_bytes(value)).sum();
-        let bytes = nullable_bytes(key) + nullable_bytes(value) + varint::len(header_count) + headers_bytes;
+        let bytes = tail_bytes(key, value, headers.clone());
         let mut tail = Vec::with_capacity(bytes);
-        put_nullable(&mut tail, key);
-        put_nullable(&mut tail, value);
-        varint::put(&mut tail, header_count);
-        for (name, value) in headers {
-            put_nullable(&mut tail, Some(name.as_bytes()));
-            put_nullable(&mut tail, value);
-        }
+        put_tail(&mut tail, key, value, headers);
         debug_assert_eq!(tail.len(), bytes, "the size of a record was computed wrongly");
         Self { timestamp, tail }
     }
@@ -121,6 +113,28 @@ impl RecordBody {
     #[must_use]
     pub const fn len_bytes_max(&self) -> usize {
         self.tail.len() + RECORD_PREFIX_BYTES_MAX
+    }
+}
+
+/// Bytes of a record from the key length to the last header.
+fn tail_bytes<'h>(key: Option<&[u8]>, value: Option<&[u8]>, headers: impl ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)>) -> usize {
+    let count = varint::len(headers.len() as i64);
+    let headers: usize = headers.map(|(name, value)| nullable_bytes(Some(name.as_bytes())) + nullable_bytes(value)).sum();
+    nullable_bytes(key) + nullable_bytes(value) + count + headers
+}
+
+fn put_tail<'h>(
+    out: &mut Vec<u8>,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: impl ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)>,
+) {
+    put_nullable(out, key);
+    put_nullable(out, value);
+    varint::put(out, headers.len() as i64);
+    for (name, value) in headers {
+        put_nullable(out, Some(name.as_bytes()));
+        put_nullable(out, value);
     }
 }
 
@@ -163,22 +177,45 @@ impl BatchBuilder {
 
     /// Adds a record behind those already there.
     pub fn push(&mut self, body: &RecordBody) {
+        self.put_prefix(body.timestamp, body.tail.len());
+        self.records.extend_from_slice(&body.tail);
+    }
+
+    /// Encodes a record right into the batch.
+    pub fn push_record<'h>(
+        &mut self,
+        timestamp: TimestampMs,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
+    ) {
+        self.put_prefix(timestamp, tail_bytes(key, value, headers.clone()));
+        put_tail(&mut self.records, key, value, headers);
+    }
+
+    /// What stands before a record's tail; makes room for both.
+    fn put_prefix(&mut self, timestamp: TimestampMs, tail_bytes: usize) {
         if self.count == 0 {
-            self.base_timestamp = body.timestamp;
-            self.max_timestamp = body.timestamp;
+            self.base_timestamp = timestamp;
+            self.max_timestamp = timestamp;
         }
-        self.max_timestamp = self.max_timestamp.max(body.timestamp);
+        self.max_timestamp = self.max_timestamp.max(timestamp);
         // Wrapping on both sides: any pair of timestamps survives the round trip.
-        let timestamp_delta = body.timestamp.0.wrapping_sub(self.base_timestamp.0);
+        let timestamp_delta = timestamp.0.wrapping_sub(self.base_timestamp.0);
         let offset_delta = i64::from(self.count);
-        let bytes = 1 + varint::len(timestamp_delta) + varint::len(offset_delta) + body.tail.len();
-        self.records.reserve(body.len_bytes_max());
+        let bytes = 1 + varint::len(timestamp_delta) + varint::len(offset_delta) + tail_bytes;
+        self.records.reserve(tail_bytes + RECORD_PREFIX_BYTES_MAX);
         varint::put(&mut self.records, bytes as i64);
         self.records.push(0);
         varint::put(&mut self.records, timestamp_delta);
         varint::put(&mut self.records, offset_delta);
-        self.records.extend_from_slice(&body.tail);
         self.count += 1;
+    }
+
+    /// The greatest timestamp pushed since the last batch.
+    #[must_use]
+    pub const fn max_timestamp(&self) -> TimestampMs {
+        self.max_timestamp
     }
 
     /// Bytes that [`Self::finish_into`] would write now.

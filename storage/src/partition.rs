@@ -3,8 +3,8 @@
 //! Two small locks, never held together with another partition's: `tail` for what is readable, `sequence` for what the
 //! writer thread has numbered but not yet written. Knows no topic; the topic's bell is handed in.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use event_listener::Event;
 use parking_lot::Mutex;
@@ -47,6 +47,8 @@ pub struct Partition {
     /// The newest commit that tells this partition's numbers.
     told_at: AtomicU64,
     tail: Mutex<Tail>,
+    /// Where the latest reads ended: the next one of the same reader begins there.
+    read_lately: Mutex<ReadLately>,
     pub(crate) sequence: Mutex<Sequence>,
 }
 
@@ -56,8 +58,19 @@ struct Tail {
     recent: Vec<IndexEntry>,
     indexed_at: Option<Position>,
     changed: bool,
-    bell: Option<Arc<Event>>,
+    /// Whom to ring when records come, and how many listeners to wake each time.
+    bells: Vec<(Weak<Event>, usize)>,
 }
+
+/// Base offsets and commits of the batches that ended the latest reads; the oldest is replaced next.
+#[derive(Default)]
+struct ReadLately {
+    places: [Option<(Offset, Position)>; READERS_REMEMBERED],
+    next: usize,
+}
+
+/// Readers of one partition whose places are remembered.
+const READERS_REMEMBERED: usize = 4;
 
 /// Numbers given out by the writer thread, and where the partition's batch of the current commit is being built.
 #[derive(Default)]
@@ -82,7 +95,8 @@ impl Partition {
             high_watermark: AtomicI64::new(numbers.next.0),
             log_start: AtomicI64::new(numbers.log_start.0),
             told_at: AtomicU64::new(0),
-            tail: Mutex::new(Tail { numbers, recent: Vec::new(), indexed_at: None, changed: false, bell: None }),
+            tail: Mutex::new(Tail { numbers, recent: Vec::new(), indexed_at: None, changed: false, bells: Vec::new() }),
+            read_lately: Mutex::default(),
             sequence: Mutex::new(sequence),
         }
     }
@@ -102,9 +116,12 @@ impl Partition {
         self.tail.lock().numbers
     }
 
-    /// Rung whenever the high watermark moves.
-    pub fn ring(&self, bell: Arc<Event>) {
-        self.tail.lock().bell = Some(bell);
+    /// From now on rings `bell` for at least `listeners` whenever the high watermark moves, as long as the bell lives.
+    pub fn ring(&self, bell: &Arc<Event>, listeners: usize) {
+        let mut tail = self.tail.lock();
+        let new = Arc::downgrade(bell);
+        tail.bells.retain(|(known, _)| known.strong_count() > 0 && !known.ptr_eq(&new));
+        tail.bells.push((new, listeners));
     }
 
     pub(crate) fn told_at(&self) -> Position {
@@ -134,8 +151,10 @@ impl Partition {
         tail.numbers.max_timestamp = tail.numbers.max_timestamp.max(batch.max_timestamp);
         tail.numbers.bytes += batch.bytes;
         self.high_watermark.store(tail.numbers.next.0, Ordering::Release);
-        if let Some(bell) = &tail.bell {
-            bell.notify(usize::MAX);
+        for (bell, listeners) in &tail.bells {
+            if let Some(bell) = bell.upgrade() {
+                bell.notify(*listeners);
+            }
         }
     }
 
@@ -174,6 +193,25 @@ impl Partition {
     pub(crate) fn recent_ceiling(&self, offset: Offset) -> Option<IndexEntry> {
         let tail = self.tail.lock();
         tail.recent.get(tail.recent.partition_point(|entry| entry.base_offset < offset)).copied()
+    }
+
+    /// A reader got as far as the batch that begins at `base_offset`, in the commit at `position`.
+    pub(crate) fn remember_read(&self, base_offset: Offset, position: Position) {
+        let mut lately = self.read_lately.lock();
+        if lately.places.contains(&Some((base_offset, position))) {
+            return;
+        }
+        let next = lately.next;
+        lately.next = (next + 1) % READERS_REMEMBERED;
+        if let Some(place) = lately.places.get_mut(next) {
+            *place = Some((base_offset, position));
+        }
+    }
+
+    /// The nearest remembered place at or below `offset`.
+    pub(crate) fn read_place(&self, offset: Offset) -> Option<(Offset, Position)> {
+        let lately = self.read_lately.lock();
+        lately.places.iter().flatten().filter(|(base_offset, _)| *base_offset <= offset).max().copied()
     }
 
     /// What changed since the last checkpoint. Entries stay readable here until [`Self::flushed`].

@@ -3,11 +3,12 @@
 //! The only thread that calls write and sync of commits. Nothing is answered with ok before the sync that covers it,
 //! unless it asked to be lazy. Nobody is called back: tickets are completed, partitions become readable.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use event_listener::Event;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::clock::Clock;
 use crate::error::{Result, StorageError};
@@ -17,7 +18,7 @@ use crate::log::Log;
 use crate::log::commit::CommitBuilder;
 use crate::log::writer::LogWriter;
 use crate::sequencer::{Sequencer, Staged};
-use crate::submission::{Receipt, Submission, Ticket};
+use crate::submission::{AnswerThrough, Answers, Receipt, Submission, Ticket};
 use crate::types::{Durability, Position};
 
 /// A commit takes submissions until it has about this many bytes.
@@ -30,6 +31,8 @@ const IDLE: Duration = Duration::from_millis(500);
 pub struct Queue {
     state: Mutex<QueueState>,
     ready: Condvar,
+    /// Rung when what waited was taken.
+    pub room: Event,
 }
 
 #[derive(Default)]
@@ -58,9 +61,23 @@ pub struct PumpCounters {
 impl Queue {
     /// Queues a submission. The order of calls is the order in the log.
     pub fn push(&self, submission: Submission) -> Ticket {
-        let (reply, receiver) = oneshot::channel();
         let bytes = submission.bytes();
-        let mut state = self.state.lock();
+        self.put(submission, bytes, self.state.lock())
+    }
+
+    /// Queues a submission unless more than `bytes_max` would wait then; an empty queue takes any.
+    pub fn push_within(&self, submission: Submission, bytes_max: u64) -> Result<Ticket, Box<Submission>> {
+        let bytes = submission.bytes();
+        let state = self.state.lock();
+        if state.bytes > 0 && state.bytes.saturating_add(bytes) > bytes_max {
+            drop(state);
+            return Err(Box::new(submission));
+        }
+        Ok(self.put(submission, bytes, state))
+    }
+
+    fn put(&self, submission: Submission, bytes: u64, mut state: MutexGuard<'_, QueueState>) -> Ticket {
+        let (reply, receiver) = oneshot::channel();
         if state.closed {
             drop(state);
             let _ = reply.send(Err(StorageError::Closed));
@@ -99,7 +116,10 @@ impl Queue {
         }
         std::mem::swap(&mut state.waiting, batch);
         state.bytes = 0;
-        !(state.closed && batch.is_empty())
+        let go_on = !(state.closed && batch.is_empty());
+        drop(state);
+        self.room.notify(usize::MAX);
+        go_on
     }
 }
 
@@ -113,6 +133,7 @@ pub struct Pump {
     pub clock: Arc<dyn Clock>,
     pub counters: Arc<PumpCounters>,
     pub sequencer: Sequencer,
+    pub through: Arc<OnceLock<AnswerThrough>>,
 }
 
 impl Pump {
@@ -123,59 +144,71 @@ impl Pump {
             if batch.is_empty() {
                 self.settle_idle();
             }
-            let mut rest = batch.drain(..).peekable();
-            while rest.peek().is_some() {
-                let mut bytes = 0;
-                let mut round = Vec::new();
-                while let Some(queued) = rest.next_if(|next| bytes == 0 || bytes + next.bytes <= COMMIT_BYTES_AIM) {
-                    bytes += queued.bytes;
-                    round.push(queued);
-                }
-                self.commit(round, bytes);
+            while !batch.is_empty() {
+                let (count, bytes) = round_of(&batch);
+                self.commit(&mut batch, count, bytes);
             }
         }
         self.settle_idle();
     }
 
-    /// One commit from one round of submissions.
-    fn commit(&mut self, mut round: Vec<Queued>, bytes: u64) {
-        if let Err(error) = self.admit(&mut round, bytes) {
-            return answer_all(round, &error);
-        }
+    /// One commit from the first `count` submissions, which it takes away.
+    fn commit(&mut self, batch: &mut Vec<Queued>, count: usize, bytes: u64) {
+        let count = match self.admit(batch, count, bytes) {
+            Ok(count) => count,
+            Err(error) => return refuse(batch.drain(..count), &error),
+        };
         let now = self.writer.stamp(self.clock.wall());
         let mut builder = CommitBuilder::default();
-        let mut settled = Vec::with_capacity(round.len());
+        let mut answers = Vec::with_capacity(count);
         let mut sync = false;
-        for queued in round {
-            let staged = self.sequencer.stage(&queued.submission, &self.dedup, &*self.index, now, &mut builder);
+        for mut queued in batch.drain(..count) {
+            let staged = self.sequencer.stage(&mut queued.submission, &self.dedup, &*self.index, now, &mut builder);
             sync |= queued.submission.durability == Durability::Sync;
             match staged {
-                Ok(appended) => settled.push((queued.reply, appended)),
+                Ok(receipt) => answers.push((queued.reply, Ok(receipt))),
                 Err(error) => drop(queued.reply.send(Err(error))),
             }
         }
         let staged = self.sequencer.seal(&mut builder);
         let written = self.write(builder, now, sync, &staged);
-        for (reply, appended) in settled {
-            // Whoever gave up waiting has dropped its ticket; the submission stands all the same.
-            let _ = reply.send(written.clone().map(|end| Receipt { appended, end }));
+        for (_, answer) in &mut answers {
+            match (answer, &written) {
+                (Ok(receipt), Ok(end)) => receipt.end = *end,
+                (answer, Err(error)) => *answer = Err(error.clone()),
+                (Err(_), Ok(_)) => {}
+            }
+        }
+        self.answer(Answers(answers));
+    }
+
+    fn answer(&self, answers: Answers) {
+        match self.through.get() {
+            Some(through) => through(answers),
+            None => answers.send(),
         }
     }
 
-    /// Makes room. On a full disk what is not urgent is refused whole and the rest goes on.
-    fn admit(&mut self, round: &mut Vec<Queued>, bytes: u64) -> Result<()> {
+    /// Makes room for the first `count`. On a full disk what is not urgent is refused whole; answers with how many are left.
+    fn admit(&mut self, batch: &mut Vec<Queued>, count: usize, bytes: u64) -> Result<usize> {
         let most = self.writer.commit_bytes_max();
-        if let Some(queued) = round.iter().find(|queued| queued.bytes > most) {
-            return Err(StorageError::TooLarge { bytes: queued.bytes, max: most });
+        if bytes > most {
+            return Err(StorageError::TooLarge { bytes, max: most });
         }
         match self.writer.make_room(bytes, false) {
             Err(error @ StorageError::Full { .. }) => {
-                let (urgent, refused) = std::mem::take(round).into_iter().partition(|queued| queued.submission.urgent);
-                *round = urgent;
-                answer_all(refused, &error);
-                self.writer.make_room(round.iter().map(|queued| queued.bytes).sum(), true)
+                let (urgent, refused): (Vec<_>, Vec<_>) = batch.drain(..count).partition(|queued| queued.submission.urgent);
+                refuse(refused, &error);
+                let bytes = urgent.iter().map(|queued| queued.bytes).sum();
+                let count = urgent.len();
+                if let Err(error) = self.writer.make_room(bytes, true) {
+                    refuse(urgent, &error);
+                    return Ok(0);
+                }
+                batch.splice(..0, urgent);
+                Ok(count)
             }
-            result => result,
+            result => result.map(|()| count),
         }
     }
 
@@ -224,7 +257,19 @@ impl Pump {
     }
 }
 
-fn answer_all(round: Vec<Queued>, error: &StorageError) {
+/// How many of the waiting submissions go into the next commit, and a bound for their bytes. At least one.
+fn round_of(waiting: &[Queued]) -> (usize, u64) {
+    let mut bytes = 0;
+    let fitting = waiting.iter().take_while(|queued| {
+        let fits = bytes == 0 || bytes + queued.bytes <= COMMIT_BYTES_AIM;
+        bytes += if fits { queued.bytes } else { 0 };
+        fits
+    });
+    let count = fitting.count();
+    (count, bytes)
+}
+
+fn refuse(round: impl IntoIterator<Item = Queued>, error: &StorageError) {
     for queued in round {
         let _ = queued.reply.send(Err(error.clone()));
     }

@@ -15,7 +15,7 @@ use crate::index::dedup::{Dedup, KnownKey};
 use crate::log::commit::{CommitBuilder, EntryKind};
 use crate::log::entry::{KeyEntry, Keys, PartitionNumbers, Records};
 use crate::partition::{Partition, WrittenBatch};
-use crate::submission::{Appended, NewEntry, Submission};
+use crate::submission::{Appended, NewBatch, NewEntry, Receipt, Submission};
 use crate::types::{Offset, Position, StreamId, TimestampMs};
 
 /// Batch buffers kept for the next commit.
@@ -34,11 +34,44 @@ pub struct Sequencer {
 
 struct OpenBatch {
     partition: Arc<Partition>,
-    builder: BatchBuilder,
+    body: Body,
     base_offset: Offset,
     stream: StreamId,
     max_timestamp: TimestampMs,
     keys: SmallVec<[Keys; 1]>,
+}
+
+/// What a slot of the commit will hold.
+enum Body {
+    /// Records of several submissions, merged.
+    Merged(BatchBuilder),
+    /// A batch that came whole.
+    Whole { bytes: Vec<u8>, count: u32 },
+}
+
+impl Body {
+    fn count(&self) -> i64 {
+        match self {
+            Self::Merged(builder) => i64::try_from(builder.count()).unwrap_or(i64::MAX),
+            Self::Whole { count, .. } => i64::from(*count),
+        }
+    }
+
+    /// Writes the batch with its offset; answers with the buffer to use again, if there is one.
+    fn write(self, base_offset: Offset, out: &mut Vec<u8>) -> Option<BatchBuilder> {
+        match self {
+            Self::Merged(mut builder) => {
+                builder.finish_into(base_offset, out);
+                Some(builder)
+            }
+            Self::Whole { bytes, .. } => {
+                // Base offset and leader epoch lead the batch and are outside its checksum; the epoch is 0 as written.
+                out.extend_from_slice(&base_offset.0.to_be_bytes());
+                out.extend_from_slice(bytes.get(size_of::<i64>()..).unwrap_or_default());
+                None
+            }
+        }
+    }
 }
 
 /// What the commit being made will change once it is written.
@@ -57,12 +90,12 @@ impl Sequencer {
     /// Stages one submission, or refuses it whole.
     pub fn stage(
         &mut self,
-        submission: &Submission,
+        submission: &mut Submission,
         dedup: &Dedup,
         index: &dyn Index,
         now: TimestampMs,
         to: &mut CommitBuilder,
-    ) -> Result<SmallVec<[Appended; 1]>> {
+    ) -> Result<Receipt> {
         let verdicts = self.check(submission, dedup, index, now)?;
         let mut appended = SmallVec::with_capacity(submission.records.len());
         for (at, entry) in submission.records.iter().enumerate() {
@@ -77,12 +110,13 @@ impl Sequencer {
                 None => self.append(entry, dedup, now),
             });
         }
+        let batches = submission.batches.drain(..).map(|batch| self.append_batch(batch, now)).collect();
         for event in &submission.events {
             to.entry(EntryKind::Event, event.tag, |out| out.extend_from_slice(&event.payload));
         }
         self.staged.trims.extend(submission.trims.iter().cloned());
         self.staged.trims.extend(submission.retold.iter().map(|partition| (Arc::clone(partition), Offset(0))));
-        Ok(appended)
+        Ok(Receipt { appended, batches, end: Position(0) })
     }
 
     /// Looks for everything that would refuse the submission. Changes nothing.
@@ -122,7 +156,9 @@ impl Sequencer {
             // `slot` has just been made or found; there is no other case.
             return Appended { partition: entry.partition.id, offset, duplicate: false };
         };
-        open.builder.push(&entry.body);
+        if let Body::Merged(builder) = &mut open.body {
+            builder.push(&entry.body);
+        }
         open.max_timestamp = open.max_timestamp.max(entry.body.timestamp());
         if let Some(key) = &entry.key {
             let partition = entry.partition.id;
@@ -134,6 +170,26 @@ impl Sequencer {
             dedup.insert(key.key, KnownKey { partition, offset, body: key.body, written: now, class: key.class });
         }
         Appended { partition: entry.partition.id, offset, duplicate: false }
+    }
+
+    /// A batch of its own behind what the partition has so far; later records begin another one.
+    fn append_batch(&mut self, batch: NewBatch, now: TimestampMs) -> Offset {
+        let mut sequence = batch.partition.sequence.lock();
+        let base_offset = sequence.next;
+        sequence.next = base_offset.plus(i64::from(batch.count));
+        let stream = sequence.stream.next(u64::try_from(now.0).unwrap_or(0));
+        sequence.stream = stream.plus(u64::from(batch.count).saturating_sub(1));
+        sequence.open = None;
+        drop(sequence);
+        self.open.push(OpenBatch {
+            partition: batch.partition,
+            body: Body::Whole { bytes: batch.bytes, count: batch.count },
+            base_offset,
+            stream,
+            max_timestamp: batch.max_timestamp,
+            keys: SmallVec::new(),
+        });
+        base_offset
     }
 
     /// The partition's open batch in this commit, and the offset of the record that is about to join it.
@@ -152,7 +208,7 @@ impl Sequencer {
         sequence.open = Some((self.serial, slot));
         self.open.push(OpenBatch {
             partition: Arc::clone(partition),
-            builder: self.idle.pop().unwrap_or_default(),
+            body: Body::Merged(self.idle.pop().unwrap_or_default()),
             base_offset: offset,
             stream: sequence.stream,
             max_timestamp: TimestampMs(i64::MIN),
@@ -165,13 +221,13 @@ impl Sequencer {
     pub fn seal(&mut self, to: &mut CommitBuilder) -> Staged {
         self.serial += 1;
         let mut staged = std::mem::take(&mut self.staged);
-        for mut open in self.open.drain(..) {
-            let count = i64::try_from(open.builder.count()).unwrap_or(i64::MAX);
-            let mut bytes = 0;
+        for open in self.open.drain(..) {
+            let count = open.body.count();
+            let (mut bytes, mut idle) = (0, None);
             to.entry(EntryKind::Records, 0, |out| {
                 Records::encode_header(out, open.partition.id, open.base_offset, open.stream);
                 let before = out.len();
-                open.builder.finish_into(open.base_offset, out);
+                idle = open.body.write(open.base_offset, out);
                 bytes = (out.len() - before) as u64;
             });
             for keys in &open.keys {
@@ -188,9 +244,7 @@ impl Sequencer {
             };
             staged.records += u64::try_from(count).unwrap_or(0);
             staged.batches.push((open.partition, batch));
-            if self.idle.len() < IDLE_BUILDERS_MAX {
-                self.idle.push(open.builder);
-            }
+            self.idle.extend(idle.filter(|_| self.idle.len() < IDLE_BUILDERS_MAX));
         }
         staged.tell_numbers(to);
         staged

@@ -3,11 +3,12 @@
 //! Owns the writer thread and the zero-filling thread. Cheap to share behind an `Arc`. Knows no topic and no group.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use event_listener::EventListener;
 use parking_lot::Mutex;
 
 use crate::batch::BatchView;
@@ -26,7 +27,7 @@ use crate::partition::{INDEX_STEP_BYTES, IndexEntry, Partition};
 use crate::pump::{Pump, PumpCounters, Queue};
 use crate::recovery::{Opening, Parts};
 use crate::sequencer::Sequencer;
-use crate::submission::{Submission, Ticket};
+use crate::submission::{AnswerThrough, Submission, Ticket};
 use crate::types::{Epoch, Offset, PartitionId, Position, StreamId, TimestampMs};
 use crate::zerofill;
 
@@ -92,6 +93,7 @@ pub struct Store {
     queue: Arc<Queue>,
     counters: Arc<PumpCounters>,
     stop: Arc<zerofill::Stop>,
+    through: Arc<OnceLock<AnswerThrough>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     checkpointed: AtomicU64,
     checkpoints: AtomicU64,
@@ -113,6 +115,7 @@ impl Store {
         let queue = Arc::new(Queue::default());
         let counters = Arc::new(PumpCounters::default());
         let stop = Arc::new(zerofill::Stop::default());
+        let through = Arc::new(OnceLock::new());
         let pump = Pump {
             log: Arc::clone(&parts.log),
             writer,
@@ -122,6 +125,7 @@ impl Store {
             clock: Arc::clone(&parts.clock),
             counters: Arc::clone(&counters),
             sequencer: Sequencer::default(),
+            through: Arc::clone(&through),
         };
         let (log, filler_stop) = (Arc::clone(&parts.log), Arc::clone(&stop));
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -138,6 +142,7 @@ impl Store {
             queue,
             counters,
             stop,
+            through,
             threads: Mutex::new(threads),
             checkpointed,
             checkpoints: AtomicU64::new(0),
@@ -154,6 +159,21 @@ impl Store {
     /// Hands a submission to the writer thread. The order of calls is the order in the log.
     pub fn submit(&self, submission: Submission) -> Ticket {
         self.queue.push(submission)
+    }
+
+    /// As [`Self::submit`], unless more than `bytes_max` would wait then: gives the submission back.
+    pub fn try_submit(&self, submission: Submission, bytes_max: u64) -> Result<Ticket, Box<Submission>> {
+        self.queue.push_within(submission, bytes_max)
+    }
+
+    /// Completes when the writer thread has taken what waits.
+    pub fn room(&self) -> EventListener {
+        self.queue.room.listen()
+    }
+
+    /// From now on answers go through `through`, a commit's at a time, on the writer thread. It must not block. Set once.
+    pub fn answer_through(&self, through: AnswerThrough) {
+        let _ = self.through.set(through);
     }
 
     /// Bytes that wait for the writer thread.
@@ -173,11 +193,13 @@ impl Store {
         if from < start || from > end {
             return Err(StorageError::OffsetOutOfRange { offset: from, start, end });
         }
-        let mut walk = Walk { store: self, partition, next: from, end, found: Vec::new(), bytes: 0, bytes_max };
+        let mut walk = Walk { store: self, partition, next: from, end, found: Vec::new(), bytes: 0, bytes_max, last: None };
         let index = &*self.parts.index;
         let mut entry = offsets::floor(index, partition, from)?;
+        let mut near = partition.read_place(from);
         while let Some(here) = entry {
-            match walk.step_through(here) {
+            let begin = near.take().map_or(here.position, |(_, position)| position.max(here.position));
+            match walk.step_through(here, begin) {
                 Ok(true) => {}
                 Ok(false) => break,
                 // What lies before the damage is whole: it is for whoever reads at the damaged place to hear of it.
@@ -190,6 +212,9 @@ impl Store {
                 Some(closer) => Some(closer),
                 None => offsets::ceiling(index, partition, walk.next)?.filter(|next| next.position > here.position),
             };
+        }
+        if let Some((base_offset, position)) = walk.last {
+            partition.remember_read(base_offset, position);
         }
         if walk.found.is_empty() && from < end {
             return Err(self
@@ -405,14 +430,17 @@ struct Walk<'a> {
     found: Vec<StoredBatch>,
     bytes: usize,
     bytes_max: usize,
+    /// The last batch found: its base offset and commit.
+    last: Option<(Offset, Position)>,
 }
 
 impl Walk<'_> {
     /// Collects from `entry` as far as it is responsible. False when the walk is over.
-    fn step_through(&mut self, entry: IndexEntry) -> Result<bool> {
+    /// `begin` is `entry`'s position, or that of a later commit known to lie at or before the next record.
+    fn step_through(&mut self, entry: IndexEntry, begin: Position) -> Result<bool> {
         let log = &self.store.parts.log;
         let visible = log.visible();
-        let mut at = entry.position;
+        let mut at = begin;
         // A record farther behind the entry has an entry of its own.
         while at < visible && at.since(entry.position) < INDEX_STEP_BYTES {
             let commit = log.commit_at(at, visible)?;
@@ -444,6 +472,7 @@ impl Walk<'_> {
         if !self.found.is_empty() && self.bytes + batch.total_bytes() > self.bytes_max {
             return Ok(false);
         }
+        self.last = Some((records.base_offset, at));
         self.bytes += batch.total_bytes();
         self.next = last_offset.plus(1);
         self.found.push(StoredBatch { base_offset: records.base_offset, last_offset, stream: records.stream, bytes: records.batch });

@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
 
-use crate::batch::RecordBody;
+use crate::batch::{BatchBuilder, RecordBody};
 use crate::error::{Result, StorageError};
 use crate::index::dedup::DedupKey;
 use crate::partition::Partition;
-use crate::types::{Durability, Offset, PartitionId, Position};
+use crate::types::{Durability, Offset, PartitionId, Position, TimestampMs};
 
 /// A record to append.
 pub struct NewEntry {
@@ -21,6 +21,28 @@ pub struct NewEntry {
     pub key: Option<Box<DedupKey>>,
     /// Refuses the whole submission unless this will be the record's offset.
     pub expected: Option<Offset>,
+}
+
+/// Records of one partition, made into a batch by the thread that produced them. Its base offset is assigned when it is
+/// sequenced; the rest is stored as it is.
+pub struct NewBatch {
+    pub partition: Arc<Partition>,
+    /// A valid, dense Kafka record batch v2.
+    pub bytes: Vec<u8>,
+    pub count: u32,
+    pub max_timestamp: TimestampMs,
+}
+
+impl NewBatch {
+    /// The batch of what was pushed to `builder`.
+    #[must_use]
+    pub fn new(partition: Arc<Partition>, mut builder: BatchBuilder) -> Self {
+        let count = u32::try_from(builder.count()).unwrap_or(u32::MAX);
+        let max_timestamp = builder.max_timestamp();
+        let mut bytes = Vec::with_capacity(builder.len_bytes());
+        builder.finish_into(Offset(0), &mut bytes);
+        Self { partition, bytes, count, max_timestamp }
+    }
 }
 
 /// An event of the broker, opaque to storage.
@@ -34,6 +56,8 @@ pub struct NewEvent {
 #[derive(Default)]
 pub struct Submission {
     pub records: SmallVec<[NewEntry; 1]>,
+    /// Go behind `records`.
+    pub batches: Vec<NewBatch>,
     pub events: SmallVec<[NewEvent; 1]>,
     /// New log starts: records below are gone.
     pub trims: Vec<(Arc<Partition>, Offset)>,
@@ -48,9 +72,10 @@ impl Submission {
     /// A bound for the bytes it takes in a commit.
     pub(crate) fn bytes(&self) -> u64 {
         let records: usize = self.records.iter().map(|entry| entry.body.len_bytes_max() + RECORD_OVERHEAD_BYTES).sum();
+        let batches: usize = self.batches.iter().map(|batch| batch.bytes.len() + RECORD_OVERHEAD_BYTES).sum();
         let events: usize = self.events.iter().map(|event| event.payload.len() + EVENT_OVERHEAD_BYTES).sum();
         let numbers = (self.trims.len() + self.retold.len()) * NUMBERS_BYTES;
-        (records + events + numbers) as u64
+        (records + batches + events + numbers) as u64
     }
 }
 
@@ -73,9 +98,30 @@ pub struct Appended {
 pub struct Receipt {
     /// One per record, in order.
     pub appended: SmallVec<[Appended; 1]>,
+    /// Base offset of each batch, in order.
+    pub batches: Vec<Offset>,
     /// End of the commit.
     pub end: Position,
 }
+
+/// The answers of one commit, ready to be sent.
+pub struct Answers(pub(crate) Vec<Answer>);
+
+/// Whom to answer, and what.
+pub(crate) type Answer = (oneshot::Sender<Result<Receipt>>, Result<Receipt>);
+
+impl Answers {
+    /// Completes the tickets. Whoever gave up waiting has dropped its ticket; the submission stands all the same.
+    pub fn send(self) {
+        for (reply, answer) in self.0 {
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+/// Where the writer thread hands the answers of a commit, instead of waking each waiter itself. Waking a task from outside its
+/// runtime costs several times what it costs from inside; a runtime takes all answers of a commit with one wake.
+pub type AnswerThrough = Box<dyn Fn(Answers) + Send + Sync>;
 
 /// Completes with the receipt once the submission is as durable as it asked to be. A future that needs no runtime.
 pub struct Ticket(pub(crate) oneshot::Receiver<Result<Receipt>>);

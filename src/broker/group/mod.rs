@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use event_listener::Event;
+use event_listener::{Event, EventListener};
+use onelog_storage::partition::Partition;
 use onelog_storage::submission::NewEvent;
 use onelog_storage::types::Offset;
 use parking_lot::{Mutex, RwLock};
@@ -35,6 +36,8 @@ pub struct QueueGroup {
     partitions: RwLock<Vec<Arc<GroupPartition>>>,
     /// Rung when records come back: nack, release, expiry.
     pub bell: Event,
+    /// Rung for one receiver when new records come; whoever leaves some behind rings for the next.
+    fresh: Arc<Event>,
     /// Where the next receive begins, so that no partition starves.
     pub turn: AtomicU64,
     pub counters: Arc<GroupCounters>,
@@ -112,11 +115,26 @@ impl QueueGroup {
             settings: RwLock::new(Arc::new(stored.settings.clone())),
             partitions: RwLock::default(),
             bell: Event::new(),
+            fresh: Arc::new(Event::new()),
             turn: AtomicU64::new(0),
             counters: Arc::default(),
             members: Mutex::default(),
             deleted: AtomicBool::new(false),
         }
+    }
+
+    /// New records of `partition` wake a receiver.
+    pub fn listen_to(&self, partition: &Partition) {
+        partition.ring(&self.fresh, 1);
+    }
+
+    pub fn fresh(&self) -> EventListener {
+        self.fresh.listen()
+    }
+
+    /// There may be more than one receiver took.
+    pub fn wake_next(&self) {
+        self.fresh.notify_additional(1);
     }
 
     pub fn settings(&self) -> Arc<GroupSettings> {

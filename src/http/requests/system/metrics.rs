@@ -32,9 +32,9 @@ pub async fn handle(State(app): State<App>) -> Result<Response, Problem> {
 }
 
 fn broker(page: &mut Page, counters: &Counters) {
-    page.single(&table::RECORDS_PRODUCED, counters.records_produced.load(Relaxed));
-    page.single(&table::BYTES_PRODUCED, counters.bytes_produced.load(Relaxed));
-    page.single(&table::DUPLICATES, counters.duplicates.load(Relaxed));
+    page.single(&table::RECORDS_PRODUCED, counters.records_produced.get());
+    page.single(&table::BYTES_PRODUCED, counters.bytes_produced.get());
+    page.single(&table::DUPLICATES, counters.duplicates.get());
     page.single(&table::RECORDS_FETCHED, counters.records_fetched.load(Relaxed));
     page.single(&table::BYTES_FETCHED, counters.bytes_fetched.load(Relaxed));
     page.family(&table::REJECTED);

@@ -46,7 +46,7 @@ pub async fn handle(State(app): State<App>) -> Result<Response, Problem> {
         events_failed: counters.iter().map(|(_, _, counters)| counters.dead_lettered.load(Relaxed)).sum(),
         queue_length: stored,
         pending_messages: groups.iter().filter(|group| group.topic == *events_topic).map(pending).sum(),
-        records_produced: app.broker.counters().records_produced.load(Relaxed),
+        records_produced: app.broker.counters().records_produced.get(),
         groups: groups.into_iter().map(|group| GroupSummary { topic: group.topic, group: group.group, counts: group.counts }).collect(),
     }))
 }
