@@ -1,4 +1,5 @@
 //! Runs the `onelog` program: once to its end, or as a server that is stopped with the test.
+#![allow(dead_code, reason = "each test program uses its part of it")]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};

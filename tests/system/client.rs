@@ -1,6 +1,6 @@
 //! As much HTTP/1.1 as the tests need: one connection, one request at a time, every failure of the connection an `io::Error`.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 

@@ -7,7 +7,6 @@ mod api;
 mod client;
 mod machine;
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "shared with tests that need other parts of it")]
 mod support;
 mod workload;
 
