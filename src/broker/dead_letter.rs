@@ -39,12 +39,21 @@ pub const REDRIVE_GROUP: &str = "onelog-redrive-group";
 const RETENTION_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Letters sent back in one commit.
 const CHUNK: usize = 100;
+/// What the story adds to a record at most, bytes, a long reason included.
+const STORY_BYTES: usize = 2048;
 /// Read at once when looking through dead letters, bytes.
 const READ_BYTES: usize = 1024 * 1024;
 
 /// Whether a record was sent back to another group than `group`.
 pub fn is_for_another(record: &Record, group: &str) -> bool {
     record.header(REDRIVE_GROUP).is_some_and(|name| name != group.as_bytes())
+}
+
+/// A bound for the bytes of a record's dead letter.
+pub fn letter_bytes(record: &Record) -> u64 {
+    let lengths = |header: &Header| header.name.len() + header.value.as_ref().map_or(0, Bytes::len);
+    let headers: usize = record.headers.iter().map(lengths).sum();
+    (record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + headers + STORY_BYTES) as u64
 }
 
 /// A record that is about to become a dead letter.
@@ -310,7 +319,7 @@ impl Inner {
         let chunk = rate.map_or(CHUNK, |rate| (rate / 10.0).clamp(1.0, CHUNK as f64) as usize);
         let mut next = self.timer.now();
         let mut done = 0;
-        for some in letters.chunks(chunk) {
+        for some in chunks(&letters, chunk, self.batch_bytes_max) {
             self.timer.sleep_until(next).await;
             if let Some(rate) = rate {
                 #[expect(clippy::cast_precision_loss, reason = "at most CHUNK")]
@@ -360,6 +369,22 @@ impl Inner {
         drop(resolution);
         Ok(super::produce::name(&receipt, &targets, &places, onelog_storage::types::Durability::Sync))
     }
+}
+
+/// Pieces of at most `letters_max` letters and, unless it is one alone, `bytes_max` bytes.
+fn chunks(letters: &[DeadLetter], letters_max: usize, bytes_max: u64) -> impl Iterator<Item = &[DeadLetter]> {
+    let mut rest = letters;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |letter: &&DeadLetter| {
+            bytes += letter_bytes(&letter.record);
+            bytes <= bytes_max
+        };
+        let count = rest.iter().take(letters_max).take_while(fits).count().max(1).min(rest.len());
+        let (some, later) = rest.split_at(count);
+        rest = later;
+        (count > 0).then_some(some)
+    })
 }
 
 fn sent_back(letter: &DeadLetter, partitions: u32) -> NewRecord {

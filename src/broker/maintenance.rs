@@ -11,6 +11,7 @@ use super::dead_letter::Letter;
 use super::error::Result;
 use super::group::lease::Status;
 use super::group::{GroupPartition, QueueGroup};
+use super::queue::Buried;
 use super::topic::Topic;
 use super::{Broker, Inner};
 
@@ -23,6 +24,8 @@ const KEYS_IN_MEMORY_MAX: usize = 200_000;
 const RETENTION_INTERVAL: Duration = Duration::from_secs(10);
 /// Records dead-lettered in one commit.
 const SWEEP_RECORDS: usize = 200;
+/// After dead-lettering failed, for one because the disk is full.
+const SWEEP_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn spawn(inner: &Arc<Inner>) {
     tokio::spawn(watch_deadlines(Arc::clone(&inner.timer), Arc::downgrade(inner)));
@@ -55,6 +58,7 @@ async fn watch_deadlines(timer: Arc<super::timer::Timer>, broker: Weak<Inner>) {
         }
         if let Err(error) = inner.sweep(&group).await {
             tracing::warn!(topic = %group.topic, group = %group.name, %error, "dead-lettering expired records failed; it is tried again");
+            timer.note(timer.now() + SWEEP_AGAIN, &group);
         }
         group.bell.notify(usize::MAX);
         if let Some(at) = group.next_deadline(timer.now()) {
@@ -108,51 +112,61 @@ impl Inner {
     async fn sweep(&self, group: &Arc<QueueGroup>) -> Result<()> {
         let topic = self.topic(&group.topic)?;
         for partition in group.partitions() {
-            while self.sweep_some(&topic, group, &partition).await? {}
+            let mut most = SWEEP_RECORDS;
+            while let Some(next) = self.sweep_some(&topic, group, &partition, most).await? {
+                most = next;
+            }
         }
         Ok(())
     }
 
-    /// True when there may be more.
-    async fn sweep_some(&self, topic: &Arc<Topic>, group: &Arc<QueueGroup>, partition: &Arc<GroupPartition>) -> Result<bool> {
+    /// How many to take next, when there may be more.
+    async fn sweep_some(
+        &self,
+        topic: &Arc<Topic>,
+        group: &Arc<QueueGroup>,
+        partition: &Arc<GroupPartition>,
+        most: usize,
+    ) -> Result<Option<usize>> {
         let settings = QueueGroup::lease_settings(&group.settings());
         let (now, wall) = (self.timer.now(), self.clock.wall());
         let doomed: Vec<Offset> = {
             let state = partition.state.lock();
-            let decision = state.queue.decide_sweep(&settings, now, wall, SWEEP_RECORDS);
+            let decision = state.queue.decide_sweep(&settings, now, wall, most);
             decision.letters.iter().map(|letter| letter.offset).collect()
         };
         if doomed.is_empty() {
-            return Ok(false);
+            return Ok(None);
         }
-        let records = self.records_for_letters(topic, group, partition.number, &doomed).await?;
-        let ticket = {
+        let (records, read) = self.records_for_letters(topic, group, partition.number, &doomed).await?;
+        if read < doomed.len() {
+            return Ok(Some(read));
+        }
+        let submitted = {
             let mut state = partition.state.lock();
-            let decision = state.queue.decide_sweep(&settings, now, wall, SWEEP_RECORDS);
+            let decision = state.queue.decide_sweep(&settings, now, wall, most);
             // Something was acked in between: look again.
             if decision.letters.iter().any(|letter| !doomed.contains(&letter.offset)) {
-                return Ok(true);
+                return Ok(Some(most));
             }
-            let Some(event) = decision.event else { return Ok(false) };
-            let mut letters = Vec::new();
+            let Some(event) = decision.event else { return Ok(None) };
+            let (mut letters, mut buried) = (Vec::new(), Vec::new());
             for letter in decision.letters {
                 let member = match state.queue.get(letter.offset).map(|record| &record.status) {
                     Some(Status::Leased { member, .. }) => Arc::clone(member),
                     _ => "".into(),
                 };
+                buried.extend(state.queue.get(letter.offset).cloned().map(|record| (letter.offset, record)));
                 let record = records.get(&letter.offset).cloned();
                 state.granted.remove(&letter.offset);
                 letters.push(Letter { letter, member, record });
             }
             group.counters.expired.fetch_add(letters.len() as u64, Relaxed);
             let event = state.commit(group.id, partition.number, event, now)?;
-            self.submit_letters(topic, group, partition.number, vec![event], letters)?
+            Buried { ticket: self.submit_letters(topic, group, partition.number, vec![event], letters)?, buried }
         };
-        if let Err(error) = ticket.await {
-            partition.state.lock().unlogged = true;
-            return Err(error.into());
-        }
-        Ok(doomed.len() == SWEEP_RECORDS)
+        self.settle_letters(Arc::clone(partition), submitted).await?;
+        Ok((doomed.len() == most).then_some(most))
     }
 
     /// Moves log starts to what retention allows, then gives back log that nothing needs.

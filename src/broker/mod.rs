@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use event_listener::Event;
 pub use onelog_storage::clock::Clock;
@@ -172,6 +173,7 @@ impl Broker {
     }
 
     /// Stops taking requests, waits for what is in flight, checkpoints, closes. Later calls answer [`BrokerError::Closing`].
+    /// The directory can be opened again once the last clone is dropped.
     pub async fn close(&self) -> Result<()> {
         if self.inner.closing.swap(true, Relaxed) {
             return Ok(());
@@ -184,6 +186,11 @@ impl Broker {
             checkpointed
         });
         closed.await.map_err(|error| BrokerError::StorageFailed { reason: format!("closing failed: {error}") })?
+    }
+
+    /// Drops the broker if this is its last clone: afterwards the directory is free. Gives it back otherwise.
+    pub(crate) fn drop_last(self) -> Result<(), Self> {
+        Arc::try_unwrap(self.inner).map(drop).map_err(|inner| Self { inner })
     }
 
     /// What opening found.
@@ -239,6 +246,11 @@ impl Broker {
     #[must_use]
     pub fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.inner.clock)
+    }
+
+    /// Completes when the broker's monotonic clock has reached `at`, be it the machine's or one moved by hand.
+    pub async fn sleep_until(&self, at: Duration) {
+        self.inner.timer.sleep_until(at).await;
     }
 
     /// Puts the deadlines found by recovery before the timer.

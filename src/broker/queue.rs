@@ -18,15 +18,14 @@ use super::group::lease::{self, Grant, LeaseRequest, LeaseToken, NackDecision, O
 use super::group::{GroupPartition, QueueGroup, QueueState};
 use super::topic::{Topic, check_name};
 use super::types::{
-    BATCH_RECORDS_MAX, Delivery, Failure, GroupCounts, GroupInfo, GroupSettings, LeaseId, NAME_BYTES_MAX, Ordering, Outcomes,
+    BATCH_RECORDS_MAX, DELAY_MS_MAX, Delivery, Failure, GroupCounts, GroupInfo, GroupSettings, LeaseId, NAME_BYTES_MAX, Ordering, Outcomes,
     ReceiveRequest, Record, SeekTo, Settled,
 };
 use super::{Broker, Inner};
 
 /// Bytes of records one receive collects per partition.
 const RECEIVE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Visibility and delays a group or request may ask for.
-const TIME_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
+/// Visibility a group or request may ask for.
 const VISIBILITY_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 /// Unsettled records a group may hold per partition.
 const IN_FLIGHT_LIMIT: u32 = 1_000_000;
@@ -100,6 +99,8 @@ impl Broker {
     }
 
     /// Leases records. Creates the group with default settings when it does not exist. Empty when `wait` passed.
+    ///
+    /// Can be given up at any time: a future that is dropped before it is done has leased nothing.
     pub async fn receive(&self, request: ReceiveRequest) -> Result<Vec<Delivery>> {
         self.inner.check_open()?;
         check_receive(&request)?;
@@ -122,8 +123,8 @@ impl Broker {
             }
             let now = self.inner.timer.now();
             group.saw(&member, now);
-            let deliveries = self.inner.lease(&topic, &group, &member, &request).await?;
-            if deliveries.len() >= request.records_max {
+            let (deliveries, left_some) = self.inner.lease(&topic, &group, &member, &request).await?;
+            if left_some {
                 group.wake_next();
             }
             if !deliveries.is_empty() || now >= deadline {
@@ -172,8 +173,8 @@ impl Broker {
         let mut by_partition: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (index, failure) in failures.iter().enumerate() {
             let lease = failure.lease.ok_or_else(|| BrokerError::InvalidRequest(format!("failure {index} names no lease")))?;
-            if failure.delay_ms.is_some_and(|delay| delay > TIME_MS_MAX) {
-                return Err(BrokerError::InvalidRequest(format!("failure {index}: delay_ms is at most {TIME_MS_MAX}")));
+            if failure.delay_ms.is_some_and(|delay| delay > DELAY_MS_MAX) {
+                return Err(BrokerError::InvalidRequest(format!("failure {index}: delay_ms is at most {DELAY_MS_MAX}")));
             }
             by_partition.entry(lease.partition).or_default().push(index);
         }
@@ -306,14 +307,14 @@ impl Inner {
         outcome
     }
 
-    /// One round over the partitions.
+    /// One round over the partitions. Says too whether it may have left some for others.
     async fn lease(
         &self,
         topic: &Arc<Topic>,
         group: &Arc<QueueGroup>,
         member: &Arc<str>,
         request: &ReceiveRequest,
-    ) -> Result<Vec<Delivery>> {
+    ) -> Result<(Vec<Delivery>, bool)> {
         let settings = group.settings();
         let wish = Wish {
             member,
@@ -324,15 +325,25 @@ impl Inner {
         let first = group.turn.fetch_add(1, Relaxed);
         let most = request.records_max.min(BATCH_RECORDS_MAX);
         let mut deliveries = Vec::new();
+        let mut left_some = false;
         for step in 0..count {
             if deliveries.len() >= most {
                 break;
             }
             let number = u32::try_from((first + step) % count).unwrap_or(0);
             let room = most - deliveries.len();
-            self.lease_partition(topic, group, number, &wish, room, &mut deliveries).await?;
+            match self.lease_partition(topic, group, number, &wish, room, &mut deliveries).await {
+                Ok(left) => left_some |= left,
+                Err(error) if deliveries.is_empty() => return Err(error),
+                // What is leased already must reach its member; the failure shows again in a later round.
+                Err(error) => {
+                    tracing::warn!(topic = %topic.name, partition = number, %error, "receiving from a partition failed");
+                    break;
+                }
+            }
         }
-        Ok(deliveries)
+        left_some |= deliveries.len() >= most;
+        Ok((deliveries, left_some))
     }
 
     async fn lease_partition(
@@ -343,18 +354,27 @@ impl Inner {
         wish: &Wish<'_>,
         room: usize,
         out: &mut Vec<Delivery>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let partition = self.group_partition(topic, group, number);
-        let _turn = partition.receiving.lock().await;
+        // With leases in hand nothing is waited for: a receive that is given up takes them with it.
+        let _turn = match out.is_empty() {
+            true => partition.receiving.lock().await,
+            false => match partition.receiving.try_lock() {
+                Ok(turn) => turn,
+                Err(_) => return Ok(false),
+            },
+        };
         let before = out.len();
+        let mut left_some = false;
         // With key ordering a first look may only park records; a second one goes past them.
         while out.len() - before < room {
             let Some(found) = self.plan_and_read(topic, group, &partition, wish, room - (out.len() - before))? else { break };
+            left_some = found.left_some;
             if !self.grant(topic, group, &partition, wish, found, out)? {
                 break;
             }
         }
-        Ok(())
+        Ok(left_some)
     }
 
     /// What could be delivered now, read from the log. `None` when there is nothing.
@@ -376,7 +396,7 @@ impl Inner {
             }
             (state.queue.plan(&wish.lease_settings, self.timer.now(), room), state.queue.cursor())
         };
-        let mut found = Found { records: Vec::new(), absent: Vec::new(), scanned_to: cursor };
+        let mut found = Found { records: Vec::new(), absent: Vec::new(), scanned_to: cursor, left_some: false };
         for offset in plan.redeliver {
             match self.read(topic, partition.number, &stored, offset, 1, 1)?.pop() {
                 Some(record) if record.offset == offset.0 => found.records.push(record),
@@ -386,6 +406,7 @@ impl Inner {
         if plan.fresh_max > 0 && cursor < end {
             let fresh = self.read(topic, partition.number, &stored, cursor, plan.fresh_max, RECEIVE_BYTES_MAX)?;
             found.scanned_to = fresh.last().map_or(cursor, |record| Offset(record.offset + 1));
+            found.left_some = found.scanned_to < end;
             found.records.extend(fresh.into_iter().filter(|record| !dead_letter::is_for_another(record, &group.name)));
         }
         let nothing = found.records.is_empty() && found.absent.is_empty() && found.scanned_to == cursor;
@@ -454,6 +475,8 @@ impl Inner {
         for (index, lease) in leases.iter().enumerate() {
             by_partition.entry(lease.partition).or_default().push(index);
         }
+        let settings = group.settings();
+        let mut frees_others = settings.ordering != Ordering::None || matches!(done, Settled::Deferred { .. });
         let mut tickets = Tickets::new();
         for (number, indexes) in by_partition {
             if topic.partition(number).is_err() {
@@ -468,6 +491,7 @@ impl Inner {
                 outcomes[indexes[refusal.index]] = refused(refusal.error, done);
             }
             let Some(event) = decision.event else { continue };
+            frees_others |= state.queue.is_full(&QueueGroup::lease_settings(&settings));
             let members = holders(&state.queue, &items);
             let event = state.commit(group.id, number, event, now)?;
             for (at, (offset, _)) in items.iter().enumerate() {
@@ -484,11 +508,11 @@ impl Inner {
             }
             tickets.push((partition, ticket));
         }
-        self.settle_tickets(tickets).await?;
-        if group.settings().ordering != Ordering::None || matches!(done, Settled::Deferred { .. }) {
-            // What waited behind these records may be delivered now.
+        if frees_others {
+            // What waited behind these records may be delivered now. Rung before waiting: this call may be given up.
             group.bell.notify(usize::MAX);
         }
+        self.settle_tickets(tickets).await?;
         Ok(outcomes)
     }
 
@@ -502,24 +526,31 @@ impl Inner {
         outcomes: &mut Outcomes,
     ) -> Result<()> {
         let partition = self.group_partition(topic, group, number);
-        let settings = QueueGroup::lease_settings(&group.settings());
-        let doomed = {
-            let state = partition.state.lock();
-            let dies = |failure: &Failure, offset: Offset| {
-                let attempts = state.queue.get(offset).map_or(0, |record| record.attempts);
-                failure.permanent || (settings.max_deliveries != 0 && attempts >= settings.max_deliveries)
-            };
-            let offsets = indexes.iter().filter_map(|index| {
-                let offset = Offset(failures[*index].lease?.offset);
-                dies(&failures[*index], offset).then_some(offset)
-            });
-            offsets.collect::<Vec<_>>()
-        };
-        let records = self.records_for_letters(topic, group, number, &doomed).await?;
-        match self.nack_now(topic, group, &partition, failures, indexes, &records, outcomes)? {
-            Some(ticket) => self.settle_tickets(vec![(partition, ticket)]).await,
-            None => Ok(()),
+        let mut rest = indexes;
+        while !rest.is_empty() {
+            let doomed = doomed_by(&partition, &QueueGroup::lease_settings(&group.settings()), failures, rest);
+            let offsets: Vec<Offset> = doomed.iter().map(|(_, offset)| *offset).collect();
+            let (records, read) = self.records_for_letters(topic, group, number, &offsets).await?;
+            // The first whose letter does not fit this commit begins the next.
+            let (now, later) = rest.split_at(doomed.get(read).map_or(rest.len(), |(at, _)| *at));
+            if let Some(submitted) = self.nack_now(topic, group, &partition, failures, now, &records, outcomes)? {
+                self.settle_letters(partition.clone(), submitted).await?;
+            }
+            rest = later;
         }
+        Ok(())
+    }
+
+    /// Waits until the dead letters are durable. Those that were refused, by a full disk, are not dead: nothing may be lost.
+    pub(super) async fn settle_letters(&self, partition: Arc<GroupPartition>, submitted: Buried) -> Result<()> {
+        let outcome = submitted.ticket.await;
+        if outcome.is_err() {
+            let mut state = partition.state.lock();
+            state.unlogged = true;
+            state.changed = true;
+            state.queue.bring_back(submitted.buried);
+        }
+        Ok(outcome.map(drop)?)
     }
 
     /// Decides and hands over under one lock. `records` are those that may become dead letters.
@@ -533,10 +564,10 @@ impl Inner {
         indexes: &[usize],
         records: &HashMap<Offset, Record>,
         outcomes: &mut Outcomes,
-    ) -> Result<Option<Ticket>> {
+    ) -> Result<Option<Buried>> {
         let settings = QueueGroup::lease_settings(&group.settings());
         let now = self.timer.now();
-        let (mut events, mut letters) = (Vec::new(), Vec::new());
+        let (mut events, mut letters, mut buried) = (Vec::new(), Vec::new(), Vec::new());
         let mut state = partition.state.lock();
         for &index in indexes {
             let failure = &failures[index];
@@ -561,6 +592,7 @@ impl Inner {
                     (event, Settled::Deferred { delay_ms })
                 }
                 Ok(NackDecision::Dead { event, letter }) => {
+                    buried.extend(state.queue.get(nack.offset).cloned().map(|record| (nack.offset, record)));
                     letters.push(Letter { letter, member: member.clone(), record: records.get(&nack.offset).cloned() });
                     (event, Settled::DeadLettered)
                 }
@@ -574,32 +606,39 @@ impl Inner {
         if events.is_empty() {
             return Ok(None);
         }
-        self.submit_letters(topic, group, partition.number, events, letters).map(Some)
+        let ticket = self.submit_letters(topic, group, partition.number, events, letters)?;
+        Ok(Some(Buried { ticket, buried }))
     }
 
-    /// Records that are about to become dead letters, and the topic to take them.
+    /// Records that are about to become dead letters, and the topic to take them: as many as fit one commit, and how many of
+    /// `offsets` those are. At least one, when there is one.
     pub(super) async fn records_for_letters(
         &self,
         topic: &Arc<Topic>,
         group: &QueueGroup,
         number: u32,
         offsets: &[Offset],
-    ) -> Result<HashMap<Offset, Record>> {
+    ) -> Result<(HashMap<Offset, Record>, usize)> {
         let mut records = HashMap::new();
         if offsets.is_empty() {
-            return Ok(records);
+            return Ok((records, 0));
         }
         self.ensure_dead_letter_topic(topic, group).await?;
         let stored = topic.partition(number)?;
-        for &offset in offsets {
+        let mut bytes = 0;
+        for (read, &offset) in offsets.iter().enumerate() {
             if offset < stored.log_start() || offset >= stored.high_watermark() {
                 continue;
             }
-            if let Some(record) = self.read(topic, number, &stored, offset, 1, 1)?.pop().filter(|record| record.offset == offset.0) {
-                records.insert(offset, record);
+            let found = self.read(topic, number, &stored, offset, 1, 1)?.pop();
+            let Some(record) = found.filter(|record| record.offset == offset.0) else { continue };
+            bytes += dead_letter::letter_bytes(&record);
+            if bytes > self.batch_bytes_max && read > 0 {
+                return Ok((records, read));
             }
+            records.insert(offset, record);
         }
-        Ok(records)
+        Ok((records, offsets.len()))
     }
 
     /// Lease events and the dead letters they speak of, in one submission. Called under the partition's lock.
@@ -627,6 +666,26 @@ impl Inner {
     }
 }
 
+/// Records handed over as dead letters, with what they were before.
+pub(super) struct Buried {
+    pub ticket: Ticket,
+    pub buried: Vec<(Offset, lease::OpenRecord)>,
+}
+
+/// Which of the failures at `indexes` end in dead letters: place in `indexes`, and offset.
+fn doomed_by(partition: &GroupPartition, settings: &lease::LeaseSettings, failures: &[Failure], indexes: &[usize]) -> Vec<(usize, Offset)> {
+    let state = partition.state.lock();
+    let dies = |failure: &Failure, offset: Offset| {
+        let attempts = state.queue.get(offset).map_or(0, |record| record.attempts);
+        failure.permanent || (settings.max_deliveries != 0 && attempts >= settings.max_deliveries)
+    };
+    let doomed = indexes.iter().enumerate().filter_map(|(at, index)| {
+        let offset = Offset(failures[*index].lease?.offset);
+        dies(&failures[*index], offset).then_some((at, offset))
+    });
+    doomed.collect()
+}
+
 /// What a receiver wants.
 struct Wish<'a> {
     member: &'a Arc<str>,
@@ -641,6 +700,8 @@ struct Found {
     absent: Vec<Offset>,
     /// Behind the last fresh record looked at.
     scanned_to: Offset,
+    /// There are fresh records behind those.
+    left_some: bool,
 }
 
 thread_local! {
@@ -730,8 +791,8 @@ fn check_settings(settings: &GroupSettings) -> Result<()> {
     if !(1..=VISIBILITY_MS_MAX).contains(&settings.visibility_ms) {
         return refuse("visibility_ms", format!("must be 1 to {VISIBILITY_MS_MAX}"));
     }
-    if retry.initial_ms > TIME_MS_MAX || retry.cap_ms > TIME_MS_MAX {
-        return refuse("retry", format!("initial_ms and cap_ms are at most {TIME_MS_MAX}"));
+    if retry.initial_ms > DELAY_MS_MAX || retry.cap_ms > DELAY_MS_MAX {
+        return refuse("retry", format!("initial_ms and cap_ms are at most {DELAY_MS_MAX}"));
     }
     if !(1.0..=1_000.0).contains(&retry.multiplier) || !(0.0..=1.0).contains(&retry.jitter) {
         return refuse("retry", "multiplier must be 1 to 1000, jitter 0 to 1".into());

@@ -27,6 +27,8 @@ pub const NAME_BYTES_MAX: usize = 249;
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1024;
 /// Most records of one request, in or out.
 pub const BATCH_RECORDS_MAX: usize = 100_000;
+/// Longest delay of a retry, milliseconds.
+pub const DELAY_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 
 /// How a topic behaves. Unknown settings are refused, absent ones take the default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -344,6 +344,21 @@ impl PartitionQueue {
         }
     }
 
+    /// Undoes the burial of records whose dead letters could not be written: as they were, or behind the next of their key when
+    /// that was let go already. Not an event: what was refused never was in the log.
+    pub fn bring_back(&mut self, buried: Vec<(Offset, OpenRecord)>) {
+        for (offset, mut record) in buried {
+            if offset < self.origin || offset >= self.cursor || self.open.contains_key(&offset) {
+                continue;
+            }
+            if record.key_hash.is_some_and(|key_hash| self.indexes.busy_keys.contains(&key_hash)) {
+                record.status = Status::Parked;
+            }
+            self.dead = self.dead.saturating_sub(1);
+            self.insert(offset, record);
+        }
+    }
+
     /// Removes a record and lets the next of its key go. Says how many were removed: 1 or 0.
     fn close(&mut self, offset: Offset) -> u64 {
         let Some(record) = self.open.remove(&offset) else { return 0 };

@@ -153,6 +153,12 @@ impl PartitionQueue {
         Plan { redeliver, fresh_max }
     }
 
+    /// Whether so much is in flight or open that no fresh record may be delivered until something is settled.
+    #[must_use]
+    pub fn is_full(&self, settings: &LeaseSettings) -> bool {
+        self.indexes.leased >= settings.in_flight_max as usize || self.open.len() >= settings.open_max as usize
+    }
+
     fn lowest_deliverable(&self, settings: &LeaseSettings, now: Duration, max: usize) -> Vec<Offset> {
         if max == 0 {
             return Vec::new();

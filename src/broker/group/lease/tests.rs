@@ -277,6 +277,33 @@ fn lowering_the_limit_kills_what_is_deferred_beyond_it() {
 }
 
 #[test]
+fn a_burial_that_failed_is_undone() {
+    let mut desk = ordered(Ordering::Key);
+    let grants = desk.offer(&[(0, Some(7)), (1, Some(7)), (2, Some(8))], 3).unwrap().grants;
+    let before = desk.queue.clone();
+    let buried: Vec<_> = [0, 2].map(|offset| (Offset(offset), desk.queue.get(Offset(offset)).unwrap().clone())).into();
+    for grant in &grants {
+        desk.nack(grant.offset.0, grant.token, None, true).unwrap();
+    }
+    assert_eq!((desk.plan(9).0, desk.queue.counts(desk.now, Offset(3), Offset(0)).dead), (vec![1], 2));
+
+    let mut undone = desk.clone();
+    let next = undone.offer(&[(1, None)], 0).unwrap().grants[0];
+    undone.queue.bring_back(buried.clone());
+    assert_eq!(undone.queue.get(Offset(0)).unwrap().status, Status::Parked, "its key is busy with 1");
+    assert_eq!(undone.queue.get(Offset(2)), before.get(Offset(2)), "as it was");
+    assert_eq!(undone.queue.counts(undone.now, Offset(3), Offset(0)).dead, 0);
+    undone.ack(1, next.token).unwrap();
+    assert_eq!(undone.plan(9).0, [0], "0 comes again behind 1");
+
+    // After a seek the offsets mean nothing any more.
+    desk.apply(Some(desk.queue.decide_seek(Offset(3))));
+    let sought = desk.queue.clone();
+    desk.queue.bring_back(buried);
+    assert_eq!(desk.queue, sought);
+}
+
+#[test]
 fn absent_records_are_settled_without_delivery() {
     let mut desk = desk();
     desk.offer(&[(2, None), (4, None)], 7).unwrap();

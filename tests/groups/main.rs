@@ -1,0 +1,13 @@
+//! What the broker promises about groups, through its public face: leases, order, time, dead letters, redrive, reopening.
+//!
+//! Clocks are moved by hand and nothing sleeps. The numbers (P7 and so on) are those of the project's list of promises.
+
+mod counts;
+mod dead_letters;
+mod full_disk;
+mod leases;
+mod order;
+mod redrive;
+mod reopen;
+mod seek;
+mod support;
