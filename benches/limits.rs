@@ -49,9 +49,12 @@ fn written_file(path: &Path) -> File {
     file
 }
 
+/// Bytes to write and whom to tell.
+type Waiting = Vec<(Bytes, oneshot::Sender<()>)>;
+
 /// The least a group commit can be: collect what waits, one write, one sync, answer all.
 struct BareLoop {
-    waiting: Arc<parking_lot::Mutex<Vec<(Bytes, oneshot::Sender<()>)>>>,
+    waiting: Arc<parking_lot::Mutex<Waiting>>,
     ready: Arc<parking_lot::Condvar>,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -59,7 +62,7 @@ struct BareLoop {
 
 impl BareLoop {
     fn start(file: File) -> Self {
-        let waiting = Arc::new(parking_lot::Mutex::new(Vec::<(Bytes, oneshot::Sender<()>)>::new()));
+        let waiting = Arc::new(parking_lot::Mutex::new(Waiting::new()));
         let (ready, stop) = (Arc::new(parking_lot::Condvar::new()), Arc::new(AtomicBool::new(false)));
         let (queue, woken, ended) = (Arc::clone(&waiting), Arc::clone(&ready), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {

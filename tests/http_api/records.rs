@@ -133,7 +133,8 @@ async fn a_long_poll_ends_with_the_first_record() {
     server.topic("t").await;
     let begun = Instant::now();
     let later = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // The one that waits is connected before there is anything to read.
+        while server.get("/metrics").await.text().lines().all(|line| line != "onelog_http_connections 2") {}
         server.post("/v1/topics/t/records", &json!({"value": 1})).await.expect(200);
     };
     let (fetched, ()) = tokio::join!(server.get("/v1/topics/t/partitions/0/records?wait_ms=20000"), later);

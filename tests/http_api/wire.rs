@@ -85,12 +85,15 @@ async fn stopping_ends_waits_at_once_and_requests_in_flight_in_peace() {
     let address = server.address;
     let poll = tokio::spawn(async move {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET /v1/topics/t/partitions/0/records?wait_ms=30000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let body = r#"{"wait_ms":30000}"#;
+        let head = format!("POST /v1/topics/t/groups/g/receive HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all((head + body).as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The request that waits makes the group.
+    while server.get("/v1/topics/t/groups/g").await.status != 200 {}
     server.begin_stop();
     assert!(poll.await.unwrap().starts_with("HTTP/1.1 200"));
     assert!(server.stop_within(Duration::from_secs(3)).await);
