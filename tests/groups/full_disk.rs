@@ -83,7 +83,8 @@ async fn a_dead_letter_that_finds_no_space_is_refused_and_can_be_sent_again() {
             }
         }
     }
-    let (stats, letters) = (full.broker.storage_stats(), full.broker.dead_letters(TOPIC, &DeadLetterFilter::default(), None, 1_000).await.unwrap());
+    let (stats, letters) =
+        (full.broker.storage_stats(), full.broker.dead_letters(TOPIC, &DeadLetterFilter::default(), None, 1_000).await.unwrap());
     let empty = letters.iter().filter(|letter| letter.record.value.is_none()).count();
     assert!(!refused.is_empty(), "the reserve is used up: {stats:?}, {empty} letters without their record");
     let counts = full.counts();
