@@ -1,6 +1,6 @@
 //! A no-op axum POST handler: the bar for the HTTP front end. Prints its address and serves until it is ended.
 //!
-//! `cargo bench --bench noop_http`, then point `onelog bench --url ...` or any load generator at it and at onelog in turn.
+//! `cargo bench --bench noop_http`, then point `onelog bench --server URL --path /events` or any load generator at it and at onelog in turn.
 
 use axum::Router;
 use axum::body::Bytes;

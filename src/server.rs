@@ -32,8 +32,8 @@ const CLOSE_GRACE: Duration = Duration::from_millis(1_500);
 /// Why a broker could not be started or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    #[error("cannot open {}: {source}", dir.display())]
-    Open { dir: PathBuf, source: BrokerError },
+    #[error("cannot open {}: {reason}", dir.display())]
+    Open { dir: PathBuf, reason: BrokerError },
     #[error(
         "cannot listen on {address}: the address is in use, perhaps by another onelog; \
          choose another with `--http HOST:PORT`, or let the system choose with port 0"
@@ -66,7 +66,7 @@ impl Server {
     /// Opens the directory and listens. Must be called inside a tokio runtime.
     pub async fn start(config: &Config) -> Result<Self, ServerError> {
         let opened = Broker::open_with(&config.data, broker_config(config)).await;
-        let broker = opened.map_err(|source| ServerError::Open { dir: config.data.clone(), source })?;
+        let broker = opened.map_err(|reason| ServerError::Open { dir: config.data.clone(), reason })?;
         let (stop, stopped) = watch::channel(false);
         let http = match config.http {
             Listen::Off => None,

@@ -48,8 +48,11 @@ pub enum BrokerError {
     #[error("storage failed and accepts nothing until onelog is restarted: {reason}")]
     StorageFailed { reason: String },
     /// Stored bytes are not what was written.
-    #[error("stored data is damaged: {what}")]
+    #[error("{what}")]
     Damaged { what: String },
+    /// The directory cannot be opened as it is: in use, of a newer format, or no store at all.
+    #[error("{reason}")]
+    CannotOpen { reason: String },
     #[error("onelog is shutting down")]
     Closing,
 }
@@ -76,10 +79,10 @@ impl From<onelog_storage::error::StorageError> for BrokerError {
             Storage::TooLarge { bytes, max } => Self::BatchTooLarge { bytes, max },
             Storage::Invalid(why) => Self::InvalidRequest(why),
             Storage::Closed => Self::Closing,
+            Storage::Locked { .. } | Storage::FormatTooNew { .. } | Storage::NotAStore { .. } => {
+                Self::CannotOpen { reason: error.to_string() }
+            }
             Storage::Io { .. }
-            | Storage::Locked { .. }
-            | Storage::FormatTooNew { .. }
-            | Storage::NotAStore { .. }
             | Storage::OffsetOutOfRange { .. }
             | Storage::IdempotencyConflict { .. }
             | Storage::UnexpectedOffset { .. }

@@ -1,4 +1,4 @@
-//! `onelog check`: verifies a directory without changing it, and says what is there and what is lost.
+//! `onelog check`: verifies a directory without changing its log, and says what is there and what is lost.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use crate::config::size;
 
 use super::output::{self, Format};
 
-/// Verify a data directory offline, byte by byte, without changing it
+/// Verify a data directory offline, byte by byte, without changing its log
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Check {
@@ -117,6 +117,9 @@ fn print(report: &CheckReport) -> anyhow::Result<()> {
     }
     match report.damages.len() {
         0 => output::line("ok: everything that was acknowledged is there"),
-        count => output::line(&format!("{count} damaged places; the broker will not open this directory for writing")),
+        count => {
+            let places = if count == 1 { "1 damaged place".to_owned() } else { format!("{count} damaged places") };
+            output::line(&format!("{places}; nothing was changed. Keep a copy of the directory before anything else"))
+        }
     }
 }

@@ -39,7 +39,9 @@ pub fn content_type(headers: &HeaderMap) -> Result<ContentType, Problem> {
         json if json.starts_with("application/") && json.ends_with("+json") => Ok(ContentType::Json),
         _ => Err(Problem::new(
             Code::UnsupportedType,
-            format!("the body is `{text}`; send `content-type: application/json` (or application/x-ndjson where a path takes lines)"),
+            format!(
+                "the body is `{text}`; send `content-type: application/json` (curl: -H 'content-type: application/json'), or application/x-ndjson where a path takes lines"
+            ),
         )),
     }
 }

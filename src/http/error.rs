@@ -228,7 +228,7 @@ impl From<BrokerError> for Problem {
             E::UnexpectedOffset { .. } => with(Code::UnexpectedOffset, "nothing was stored; read what was added and decide again"),
             E::Overloaded { retry_after_ms } => Self::new(Code::Overloaded, said).retry_after(retry_after_ms),
             E::DiskFull => Self::new(Code::DiskFull, said).retry_after(RETRY_DISK_FULL_MS),
-            E::StorageFailed { .. } => Self::new(Code::StorageFailed, said).retry_after(RETRY_STORAGE_FAILED_MS),
+            E::StorageFailed { .. } | E::CannotOpen { .. } => Self::new(Code::StorageFailed, said).retry_after(RETRY_STORAGE_FAILED_MS),
             E::Damaged { .. } => with(Code::Damaged, "stop onelog and run `onelog check` on its directory"),
             E::Closing => with(Code::Closing, "try again when it is back").retry_after(RETRY_CLOSING_MS),
         }

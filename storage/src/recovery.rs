@@ -59,6 +59,8 @@ pub struct Opening {
     proven: Position,
     last_timestamp: TimestampMs,
     log_start: Position,
+    /// The greatest log start any commit that was folded names.
+    named_start: Position,
     scan_started: Position,
     pending: VecDeque<RecoveredEvent>,
     ended: bool,
@@ -108,6 +110,7 @@ impl Opening {
             proven: Position(0),
             last_timestamp: TimestampMs(0),
             log_start: Position(0),
+            named_start: Position(0),
             scan_started: Position(0),
             pending: VecDeque::new(),
             ended: false,
@@ -220,6 +223,7 @@ impl Opening {
         }
         self.last_timestamp = self.last_timestamp.max(commit.header.timestamp);
         self.log_start = self.log_start.max(commit.header.log_start);
+        self.named_start = self.named_start.max(commit.header.log_start);
         self.report.commits_folded += 1;
         self.report.bytes_folded += commit.bytes.len() as u64;
         self.since_spill += 1;
@@ -241,8 +245,8 @@ impl Opening {
         if let Some(at) = scan.evidence_beyond_end()? {
             return Err(log.damage(end, format!("{}, though a later commit at position {at} says that it was durable", scan.stopped())));
         }
-        if self.parts.checkpoint.is_none() && self.scan_started > self.log_start && self.scan_started.0 > 0 {
-            return Err(log.damage(self.log_start, "segment files are missing between here and the first one that is left"));
+        if self.parts.checkpoint.is_none() && self.scan_started > self.named_start {
+            return Err(log.damage(self.named_start, "segment files are missing between here and the first one that is left"));
         }
         if scan.stopped() != "no commit header" {
             self.report.torn_tail = Some(scan.stopped().to_owned());

@@ -315,3 +315,18 @@ fn the_offline_check_counts_what_is_there_and_names_what_is_lost() {
     assert_eq!(damaged.records, 39);
     assert!(damaged.damages.iter().any(|damage| damage.what.contains("continues at offset")), "{damaged:?}");
 }
+
+#[test]
+fn a_missing_first_segment_is_damage_also_without_an_index() {
+    let (disk, clock) = start();
+    let first = open(&disk, &clock);
+    for _ in 0..200 {
+        put(&first.store, [entry(&first.store, 0, &vec![3; 50_000], 1)]).unwrap();
+    }
+    assert!(first.store.stats().segments >= 3);
+    drop(first);
+    disk.remove(Site::IndexRemove, &layout::redb_file(Path::new(DIR))).unwrap();
+    disk.remove(Site::SegmentRemove, &layout::segment_file(Path::new(DIR), Position(0))).unwrap();
+    let refused = try_open(&disk, &clock).err();
+    assert!(matches!(refused, Some(StorageError::Damage { position: Position(0), .. })), "{refused:?}");
+}

@@ -107,7 +107,7 @@ impl Backend {
         match self {
             Self::Redb => Ok(Arc::new(redb::RedbIndex::open(&**io, dir, cache_bytes)?)),
             #[cfg(feature = "sled")]
-            Self::Sled => Ok(Arc::new(sled::SledIndex::open(dir, cache_bytes)?)),
+            Self::Sled => Ok(Arc::new(sled::SledIndex::open(&**io, dir, cache_bytes)?)),
         }
     }
 
@@ -116,7 +116,7 @@ impl Backend {
         match self {
             Self::Redb => redb::RedbIndex::remove(&**io, dir),
             #[cfg(feature = "sled")]
-            Self::Sled => sled::SledIndex::remove(dir),
+            Self::Sled => sled::SledIndex::remove(&**io, dir),
         }
     }
 }
