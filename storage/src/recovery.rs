@@ -96,8 +96,10 @@ impl Opening {
         let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
         let (index, checkpoint) = open_index(&io, dir, &config, &store_file, &mut report)?;
         let partitions = Arc::new(Partitions::default());
-        for (id, numbers) in checkpoint::read_partitions(&*index)? {
-            partitions.insert(id, numbers);
+        if checkpoint.is_some() {
+            for (id, numbers) in checkpoint::read_partitions(&*index)? {
+                partitions.insert(id, numbers);
+            }
         }
         let dedup = Arc::new(Dedup::open(store_file.id, &*index)?);
         let store_id = store_file.id;
@@ -325,7 +327,7 @@ fn open_index(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, store: &StoreF
         Ok(index) => index,
         Err(error) => return rebuild(format!("it could not be opened: {error}"), report),
     };
-    match CheckpointMeta::read(&*index) {
+    match read_checkpoint(&*index) {
         Ok(Some(meta)) if meta.store_id == store.id => Ok((index, Some(meta))),
         Ok(found) => {
             drop(index);
@@ -336,6 +338,14 @@ fn open_index(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, store: &StoreF
             rebuild(format!("it could not be read: {error}"), report)
         }
     }
+}
+
+/// The checkpoint, once everything that opening takes from it has been read and verified.
+fn read_checkpoint(index: &dyn Index) -> Result<Option<CheckpointMeta>> {
+    let meta = CheckpointMeta::read(index)?;
+    checkpoint::read_partitions(index)?;
+    index.range(Table::State, &[], &[], usize::MAX)?;
+    Ok(meta)
 }
 
 /// First position of the unbroken run of segments at the end of the log.

@@ -22,6 +22,7 @@ const WINDOW_MS: u64 = 60_000;
 struct Opened {
     store: Store,
     events: Vec<Vec<u8>>,
+    state: Vec<(Vec<u8>, Vec<u8>)>,
     report: RecoveryReport,
 }
 
@@ -31,12 +32,13 @@ fn config() -> StoreConfig {
 
 fn try_open(disk: &SimDisk, clock: &Arc<ManualClock>) -> Result<Opened, StorageError> {
     let mut opening = Store::open(Arc::new(disk.clone()), Arc::clone(clock) as Arc<dyn Clock>, Path::new(DIR), config())?;
+    let state = opening.state()?;
     let mut events = Vec::new();
     while let Some(event) = opening.next_event()? {
         events.push(event.payload.to_vec());
     }
     let (store, report) = opening.finish()?;
-    Ok(Opened { store, events, report })
+    Ok(Opened { store, events, state, report })
 }
 
 fn open(disk: &SimDisk, clock: &Arc<ManualClock>) -> Opened {
@@ -329,4 +331,44 @@ fn a_missing_first_segment_is_damage_also_without_an_index() {
     disk.remove(Site::SegmentRemove, &layout::segment_file(Path::new(DIR), Position(0))).unwrap();
     let refused = try_open(&disk, &clock).err();
     assert!(matches!(refused, Some(StorageError::Damage { position: Position(0), .. })), "{refused:?}");
+}
+
+#[test]
+fn a_flipped_bit_in_the_index_changes_no_answer() {
+    let (disk, clock) = start();
+    let first = open(&disk, &clock);
+    for round in 0..60u32 {
+        put(&first.store, [keyed(&first.store, &round.to_le_bytes(), &vec![1; 3_000])]).unwrap();
+    }
+    first.store.finish_checkpoint(first.store.begin_checkpoint(), vec![(b"t".to_vec(), Some(vec![7; 400_000]))]).unwrap();
+    let before = values(&first.store, 0);
+    drop(first);
+    let index = layout::redb_file(Path::new(DIR));
+    let file = disk.open(Site::IndexRead, &index, OpenMode::Read).unwrap();
+    let len = file.len(Site::IndexRead).unwrap();
+    let mut rebuilt = 0;
+    for seed in 0..300u64 {
+        let cut = disk.crash_clone(seed);
+        let at = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) % len;
+        let mut byte = [0];
+        file.read_at(Site::IndexRead, &mut byte, at).unwrap();
+        cut.damage(&index, &[byte[0] ^ 1 << (seed % 8)], at);
+        let again = open(&cut, &clock);
+        match &again.report.index_rebuilt {
+            Some(_) => rebuilt += 1,
+            None => assert_eq!(again.state, [(b"t".to_vec(), vec![7; 400_000])], "seed {seed}"),
+        }
+        let partition = again.store.partition(PartitionId(0));
+        assert_eq!(partition.high_watermark(), Offset(60), "seed {seed}");
+        // A damaged offset entry or key is an error; what is answered is right.
+        match again.store.read(&partition, Offset(0), 1) {
+            Ok(_) => assert_eq!(values(&again.store, 0), before, "seed {seed}"),
+            Err(error) => assert!(matches!(error, StorageError::Index(_)), "seed {seed}: {error}"),
+        }
+        if let Ok(key) = again.store.dedup_key(7, &7u32.to_le_bytes(), &[&vec![1; 3_000]], WINDOW_MS) {
+            let repeat = NewEntry { key: Some(Box::new(key)), ..entry(&again.store, 0, &vec![1; 3_000], 5) };
+            assert!(put(&again.store, [repeat]).is_ok_and(|receipt| receipt.appended[0].duplicate), "seed {seed}");
+        }
+    }
+    assert!(rebuilt > 0, "no flip met the index where it matters");
 }

@@ -3,6 +3,7 @@
 //! Backends ([`redb`], [`sled`]) know keys and bytes only; what the keys mean stands in [`offsets`], [`dedup`] and
 //! `checkpoint`. The same conformance tests run on each backend.
 
+pub mod checked;
 pub mod dedup;
 pub mod offsets;
 pub mod redb;
@@ -104,11 +105,12 @@ pub enum Backend {
 impl Backend {
     /// Opens or creates the index of `dir`.
     pub fn open(self, io: &Arc<dyn Io>, dir: &Path, cache_bytes: usize) -> Result<Arc<dyn Index>> {
-        match self {
-            Self::Redb => Ok(Arc::new(redb::RedbIndex::open(&**io, dir, cache_bytes)?)),
+        let raw: Arc<dyn Index> = match self {
+            Self::Redb => Arc::new(redb::RedbIndex::open(&**io, dir, cache_bytes)?),
             #[cfg(feature = "sled")]
-            Self::Sled => Ok(Arc::new(sled::SledIndex::open(&**io, dir, cache_bytes)?)),
-        }
+            Self::Sled => Arc::new(sled::SledIndex::open(&**io, dir, cache_bytes)?),
+        };
+        Ok(Arc::new(checked::CheckedIndex(raw)))
     }
 
     /// Deletes the index of `dir`: what it held is folded from the log again.
