@@ -374,6 +374,23 @@ fn an_error_of_the_disk_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_full_disk_refuses_a_commit_and_the_index_goes_on_when_there_is_space() {
+    let disk = SimDisk::with_dir(1, Path::new("/data"));
+    let index = RedbIndex::open(&disk, Path::new("/data"), CACHE_BYTES).unwrap();
+    index.commit(numbered(1)).unwrap();
+    disk.set_capacity(Some(0));
+    let large = || IndexBatch { puts: vec![(Table::Meta, b"large".to_vec(), vec![7; 4 << 20])], ..IndexBatch::default() };
+    for _ in 0..2 {
+        assert!(matches!(index.commit(large()), Err(StorageError::Io { kind: std::io::ErrorKind::StorageFull, .. })));
+        assert_eq!(number_shown(&index), 1, "what was there is still read");
+    }
+    disk.set_capacity(None);
+    index.commit(numbered(2)).unwrap();
+    index.commit(large()).unwrap();
+    assert_eq!(number_shown(&index), 2);
+}
+
+#[test]
 fn damage_of_the_file_is_an_error_and_not_the_end_of_the_process() {
     let dir = Path::new("/data");
     let file = layout::redb_file(dir);

@@ -18,6 +18,7 @@ use super::{Index, IndexBatch, Pair, Table, contained, floor_bounds};
 use crate::error::{Result, StorageError};
 use crate::io::{Io, IoFile, OpenMode, Site};
 use crate::layout;
+use crate::log::is_full;
 
 type Bytes = &'static [u8];
 type Opened = ReadOnlyTable<Bytes, Bytes>;
@@ -26,10 +27,10 @@ type Opened = ReadOnlyTable<Bytes, Bytes>;
 pub struct RedbIndex {
     /// What lookups see: the last commit.
     snapshot: RwLock<Arc<Snapshot>>,
-    /// Held across a commit and the snapshot taken after it, so that snapshots never go back.
-    commits: Mutex<()>,
-    /// `None` only while being dropped.
-    database: Option<Database>,
+    /// Held across a commit and the snapshot taken after it, so that snapshots never go back. `None` while being dropped, and
+    /// after a full disk until it could be opened again.
+    database: Mutex<Option<Database>>,
+    cache_bytes: usize,
     file: Arc<dyn IoFile>,
 }
 
@@ -47,10 +48,9 @@ impl RedbIndex {
         let file = io.open(Site::IndexOpen, &layout::redb_file(dir), OpenMode::CreateOrWrite)?;
         // Also when the file was there before: whoever created it may have died before this line.
         io.sync_dir(Site::DirSync, dir)?;
-        let backend = Backend { file: Arc::clone(&file) };
-        let database = guarded(|| Ok(Database::builder().set_cache_size(cache_bytes).create_with_backend(backend)?))?;
-        let snapshot = RwLock::new(Arc::new(Snapshot::of(&database)?));
-        Ok(Self { snapshot, commits: Mutex::new(()), database: Some(database), file })
+        let index = Self { snapshot: RwLock::default(), database: Mutex::default(), cache_bytes, file };
+        index.open_again(&mut index.database.lock())?;
+        Ok(index)
     }
 
     /// Deletes the index file, durably. Fine when there is none. The index must not be open.
@@ -59,58 +59,80 @@ impl RedbIndex {
         io.sync_dir(Site::DirSync, dir)
     }
 
-    fn database(&self) -> Result<&Database> {
-        self.database.as_ref().ok_or(StorageError::Closed)
+    /// After a write that failed redb takes and reads nothing until it is opened again. The file has the last commit whole.
+    fn open_again(&self, database: &mut Option<Database>) -> Result<()> {
+        close(database.take());
+        let backend = Backend { file: Arc::clone(&self.file) };
+        let opened = guarded(|| Ok(Database::builder().set_cache_size(self.cache_bytes).create_with_backend(backend)?))?;
+        *self.snapshot.write() = Arc::new(Snapshot::of(&opened)?);
+        *database = Some(opened);
+        Ok(())
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.read())
     }
+
+    /// Looks something up. While a commit fails for want of space redb reads nothing either, until it is opened again: then
+    /// this waits for the snapshot that comes after, and looks once more.
+    fn look_up<T>(&self, look: impl Fn(&Snapshot) -> Result<T>) -> Result<T> {
+        look(&self.snapshot()).or_else(|_| {
+            drop(self.database.lock());
+            look(&self.snapshot())
+        })
+    }
 }
 
 impl Drop for RedbIndex {
     fn drop(&mut self) {
-        // The snapshot's pages belong to the database and go first. Closing writes, so it can fail; nothing is lost by it.
+        // The snapshot's pages belong to the database and go first.
         *self.snapshot.get_mut() = Arc::default();
-        let database = self.database.take();
-        let _ = guarded(|| {
-            drop(database);
-            Ok(())
-        });
+        close(self.database.get_mut().take());
     }
+}
+
+/// Closing writes, so it can fail; nothing is lost by it.
+fn close(database: Option<Database>) {
+    let _ = guarded(|| {
+        drop(database);
+        Ok(())
+    });
 }
 
 impl Index for RedbIndex {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let snapshot = self.snapshot();
-        let Some(opened) = snapshot.tables.get(&table) else { return Ok(None) };
-        guarded(|| Ok(opened.get(key)?.map(|value| value.value().to_vec())))
+        self.look_up(|snapshot| {
+            let Some(opened) = snapshot.tables.get(&table) else { return Ok(None) };
+            guarded(|| Ok(opened.get(key)?.map(|value| value.value().to_vec())))
+        })
     }
 
     fn floor(&self, table: Table, prefix: &[u8], key: &[u8]) -> Result<Option<Pair>> {
-        let snapshot = self.snapshot();
-        let Some(opened) = snapshot.tables.get(&table) else { return Ok(None) };
         let Some((from, to)) = floor_bounds(prefix, key) else { return Ok(None) };
-        guarded(|| {
-            let bounds = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
-            let last = opened.range::<&[u8]>(bounds)?.next_back().transpose()?;
-            Ok(last.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+        let bounds = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
+        self.look_up(|snapshot| {
+            let Some(opened) = snapshot.tables.get(&table) else { return Ok(None) };
+            guarded(|| {
+                let last = opened.range::<&[u8]>(bounds)?.next_back().transpose()?;
+                Ok(last.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+            })
         })
     }
 
     fn range(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Pair>> {
-        let snapshot = self.snapshot();
-        let Some(opened) = snapshot.tables.get(&table) else { return Ok(Vec::new()) };
-        guarded(|| {
-            let mut found = Vec::new();
-            for pair in opened.range::<&[u8]>(prefix.max(from)..)?.take(limit) {
-                let (key, value) = pair?;
-                if !key.value().starts_with(prefix) {
-                    break;
+        self.look_up(|snapshot| {
+            let Some(opened) = snapshot.tables.get(&table) else { return Ok(Vec::new()) };
+            guarded(|| {
+                let mut found = Vec::new();
+                for pair in opened.range::<&[u8]>(prefix.max(from)..)?.take(limit) {
+                    let (key, value) = pair?;
+                    if !key.value().starts_with(prefix) {
+                        break;
+                    }
+                    found.push((key.value().to_vec(), value.value().to_vec()));
                 }
-                found.push((key.value().to_vec(), value.value().to_vec()));
-            }
-            Ok(found)
+                Ok(found)
+            })
         })
     }
 
@@ -121,18 +143,31 @@ impl Index for RedbIndex {
     }
 
     fn commit(&self, batch: IndexBatch) -> Result<()> {
-        let _one_at_a_time = self.commits.lock();
-        let database = self.database()?;
-        guarded(|| {
-            let mut transaction = database.begin_write()?;
+        let mut database = self.database.lock();
+        if database.is_none() {
+            self.open_again(&mut database)?;
+        }
+        let opened = database.as_ref().ok_or(StorageError::Closed)?;
+        let written = guarded(|| {
+            let mut transaction = opened.begin_write()?;
             transaction.set_two_phase_commit(true);
             transaction.set_quick_repair(true);
             apply(&transaction, batch)?;
             Ok(transaction.commit()?)
-        })?;
-        let snapshot = Arc::new(Snapshot::of(database)?);
-        *self.snapshot.write() = snapshot;
-        Ok(())
+        });
+        match written {
+            Ok(()) => {
+                let snapshot = Arc::new(Snapshot::of(opened)?);
+                *self.snapshot.write() = snapshot;
+                Ok(())
+            }
+            Err(error) if is_full(&error) => {
+                // Should this fail as well, the next commit tries it first.
+                let _ = self.open_again(&mut database);
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn bytes(&self) -> Result<u64> {
