@@ -68,9 +68,13 @@ impl Io for Disk {
             Err(TryLockError::WouldBlock) => return Err(locked(&file, path)),
             Err(TryLockError::Error(error)) => return Err(refused(site, path, &error)),
         }
-        let named = file.set_len(0).and_then(|()| file.write_all_at(holder.as_bytes(), 0));
-        named.map_err(|e| refused(site, path, &e))?;
-        Ok(Box::new(DiskLock { _file: file }))
+        // Over the old name, not after cutting it off: on a full disk the block given up would be gone.
+        let named = file.write_all_at(holder.as_bytes(), 0).and_then(|()| file.set_len(holder.len() as u64));
+        match named {
+            // The lock is held all the same; the name is for people.
+            Err(error) if error.kind() != ErrorKind::StorageFull => Err(refused(site, path, &error)),
+            _ => Ok(Box::new(DiskLock { _file: file })),
+        }
     }
 
     fn available(&self, site: Site, dir: &Path) -> Result<u64> {
