@@ -4,6 +4,7 @@
 //! own handles, so it never takes a write-back error away from the writer, and its own failures poison the log as well.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -56,7 +57,8 @@ pub fn run(log: &Arc<Log>, stop: &Stop) {
         }
         // Blocks for what the next looks will use up at this pace.
         ahead = ahead.max(moved.saturating_mul(4)).min(AHEAD_BYTES_MAX);
-        if moved > 0 {
+        // A full disk is tried again without anybody publishing: some ask whether there is room before they do.
+        if moved > 0 || log.disk_full.load(Ordering::Relaxed) {
             fill(log, ahead);
         }
     }
@@ -65,7 +67,7 @@ pub fn run(log: &Arc<Log>, stop: &Stop) {
 fn fill(log: &Arc<Log>, ahead: u64) {
     while log.segments.allocated_end().since(log.visible()) < ahead + RESERVE_BYTES {
         match log.segments.allocate(ALLOCATE_BYTES) {
-            Ok(_) => {}
+            Ok(_) => log.disk_full.store(false, Ordering::Relaxed),
             // The writer finds out by itself when it needs the room.
             Err(error) if is_full(&error) => return,
             Err(error) => return log.poison(&error),

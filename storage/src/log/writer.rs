@@ -66,6 +66,10 @@ impl LogWriter {
                 Err(error) => return Err(self.fail(error)),
             }
         }
+        if !may_use_reserve {
+            // There was room, whoever made it: the zero-filling thread finds space first when it comes back.
+            self.log.disk_full.store(false, Ordering::Relaxed);
+        }
         Ok(())
     }
 
