@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -134,6 +135,14 @@ impl Server {
     pub fn kill(self) {
         self.signal("KILL");
         self.end();
+    }
+
+    /// What it logged so far.
+    pub fn said(&self) -> String {
+        let bytes = self.stderr.metadata().unwrap().len();
+        let mut said = vec![0; usize::try_from(bytes).unwrap()];
+        self.stderr.read_exact_at(&mut said, 0).unwrap();
+        String::from_utf8_lossy(&said).into_owned()
     }
 
     /// Waits until it has ended by itself.

@@ -1,11 +1,17 @@
 //! A disk that fills up: publishing is refused whole, everything else works, and all is well again when there is space.
 
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::api::Api;
 use crate::machine::{self, LoopDisk, Need};
 use crate::support::{Server, run};
 
+/// A watchdog, longer than the time between two checkpoints of a broker that is not busy.
+const PATIENCE: Duration = Duration::from_secs(150);
 const SMALL: &[&str] = &["--segment-bytes", "4MiB", "--checkpoint-bytes", "1MiB"];
 
 #[test]
@@ -24,6 +30,7 @@ fn a_full_disk_refuses_publishes_whole_and_serves_the_rest() {
 
     let mut acked = publish_until_refused(&mut api, 0);
     assert!(acked > 100, "{acked}");
+    let rest = fill_up(disk.path());
     assert_serves_on(&mut api, acked, 5);
     server.kill();
     let check = run(&["check", data.to_str().unwrap()]);
@@ -35,21 +42,76 @@ fn a_full_disk_refuses_publishes_whole_and_serves_the_rest() {
     acked = publish_until_refused(&mut api, acked);
     assert_serves_on(&mut api, acked, 10);
     std::fs::remove_file(ballast).unwrap();
+    std::fs::remove_file(rest).unwrap();
     // The file system gives the blocks back with its next commit, not a moment later.
     std::fs::File::open(disk.path()).unwrap().sync_all().unwrap();
+    let patience = Instant::now() + PATIENCE;
+    while api.send("GET", "/health", b"").status != 200 {
+        assert!(Instant::now() < patience, "nobody noticed that there is space, without anybody publishing");
+    }
     publish(&mut api, acked).unwrap();
     acked += 2;
-    assert_eq!(api.get("/health")["status"], "ok");
     acked = publish_until_refused(&mut api, acked);
+    fill_up(disk.path());
     assert_serves_on(&mut api, acked, 15);
     server.stop();
     let check = run(&["check", data.to_str().unwrap()]);
     assert_eq!(check.code, 0, "{check:?}");
 }
 
+#[test]
+fn a_checkpoint_that_finds_no_room_harms_nothing() {
+    if !machine::has(&[Need::LoopMount]) {
+        return;
+    }
+    let disk = LoopDisk::new(48).unwrap();
+    let data = disk.path().join("data");
+    let server = Server::with(&data, SMALL);
+    let mut api = Api::to(&server);
+    api.create_topic("t", 1);
+    api.create_group("t", "g", &json!({}));
+    let mut acked = 0;
+    while acked < 100 {
+        publish(&mut api, acked).unwrap();
+        acked += 2;
+    }
+    // The log has blocks ahead of it; the index has none.
+    let rest = fill_up(disk.path());
+    acked = publish_until_refused(&mut api, acked);
+    let patience = Instant::now() + PATIENCE;
+    while !server.said().contains("checkpoint failed") {
+        assert!(Instant::now() < patience, "no checkpoint was tried: {}", server.said());
+        api.get("/v1/topics");
+    }
+    assert_serves_on(&mut api, acked, 5);
+
+    std::fs::remove_file(rest).unwrap();
+    std::fs::File::open(disk.path()).unwrap().sync_all().unwrap();
+    let before = api.metric("onelog_checkpoints_total");
+    while api.metric("onelog_checkpoints_total") == before {
+        assert!(Instant::now() < patience, "no checkpoint succeeds: {}", server.said());
+        publish(&mut api, acked).unwrap();
+        acked += 2;
+    }
+    let ended = server.stop();
+    assert!(!ended.err.contains("panicked"), "{ended:?}");
+    let server = Server::with(&data, SMALL);
+    assert_eq!(Api::to(&server).partition("t", 0).len(), acked);
+}
+
+/// Takes the blocks that are left, to the last one. The file that holds them.
+fn fill_up(disk: PathBuf) -> PathBuf {
+    let rest = disk.join("rest");
+    let mut file = std::fs::File::create(&rest).unwrap();
+    for bytes in [1 << 20, 4096, 1] {
+        while file.write_all(&vec![1; bytes]).and_then(|()| file.sync_all()).is_ok() {}
+    }
+    rest
+}
+
 /// Two records of 30 kB, numbered from `next`; `Err` is status and code.
 fn publish(api: &mut Api, next: usize) -> Result<(), (u16, String)> {
-    let record = |number: usize| json!({"key": number.to_string(), "value": "x".repeat(30_000)});
+    let record = |number: usize| json!({"key": number.to_string(), "value": "x".repeat(30_000), "id": number.to_string()});
     let answer = api.send("POST", "/v1/topics/t/records", json!([record(next), record(next + 1)]).to_string().as_bytes());
     if answer.status == 200 { Ok(()) } else { Err((answer.status, answer.problem())) }
 }
