@@ -201,7 +201,7 @@ fn lies_in_the_header_are_refused_by_name() {
 #[test]
 fn lies_in_the_records_are_refused_by_name() {
     let one = |record: &[u8]| {
-        let mut builder = BatchBuilder { count: 1, ..BatchBuilder::new() };
+        let mut builder = BatchBuilder { count: 1, bytes: vec![0; HEADER_BYTES], ..BatchBuilder::new() };
         builder.bytes.extend_from_slice(record);
         let mut out = Vec::new();
         builder.finish_into(Offset(0), &mut out);
@@ -227,7 +227,7 @@ fn lies_in_the_records_are_refused_by_name() {
     }
     assert!(one(&[12, 0, 0, 0, 1, 1, 0, 0]).contains("bytes follow"));
     let twice = {
-        let mut builder = BatchBuilder { count: 2, ..BatchBuilder::new() };
+        let mut builder = BatchBuilder { count: 2, bytes: vec![0; HEADER_BYTES], ..BatchBuilder::new() };
         builder.bytes.extend_from_slice(&[12, 0, 0, 0, 1, 1, 0].repeat(2));
         let mut out = Vec::new();
         builder.finish_into(Offset(0), &mut out);
