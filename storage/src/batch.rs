@@ -163,7 +163,8 @@ fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
 /// The owner bounds what it pushes ([`Self::len_bytes`]): far below the 2 GiB that a batch length can say.
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
-    records: Vec<u8>,
+    /// Room for the header, then the records; empty before the first one.
+    bytes: Vec<u8>,
     count: i32,
     base_timestamp: TimestampMs,
     max_timestamp: TimestampMs,
@@ -178,7 +179,7 @@ impl BatchBuilder {
     /// Adds a record behind those already there.
     pub fn push(&mut self, body: &RecordBody) {
         self.put_prefix(body.timestamp, body.tail.len());
-        self.records.extend_from_slice(&body.tail);
+        self.bytes.extend_from_slice(&body.tail);
     }
 
     /// Encodes a record right into the batch.
@@ -190,12 +191,13 @@ impl BatchBuilder {
         headers: impl ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
     ) {
         self.put_prefix(timestamp, tail_bytes(key, value, headers.clone()));
-        put_tail(&mut self.records, key, value, headers);
+        put_tail(&mut self.bytes, key, value, headers);
     }
 
     /// What stands before a record's tail; makes room for both.
     fn put_prefix(&mut self, timestamp: TimestampMs, tail_bytes: usize) {
         if self.count == 0 {
+            self.bytes.resize(HEADER_BYTES, 0);
             self.base_timestamp = timestamp;
             self.max_timestamp = timestamp;
         }
@@ -204,11 +206,11 @@ impl BatchBuilder {
         let timestamp_delta = timestamp.0.wrapping_sub(self.base_timestamp.0);
         let offset_delta = i64::from(self.count);
         let bytes = 1 + varint::len(timestamp_delta) + varint::len(offset_delta) + tail_bytes;
-        self.records.reserve(tail_bytes + RECORD_PREFIX_BYTES_MAX);
-        varint::put(&mut self.records, bytes as i64);
-        self.records.push(0);
-        varint::put(&mut self.records, timestamp_delta);
-        varint::put(&mut self.records, offset_delta);
+        self.bytes.reserve(tail_bytes + RECORD_PREFIX_BYTES_MAX);
+        varint::put(&mut self.bytes, bytes as i64);
+        self.bytes.push(0);
+        varint::put(&mut self.bytes, timestamp_delta);
+        varint::put(&mut self.bytes, offset_delta);
         self.count += 1;
     }
 
@@ -221,7 +223,7 @@ impl BatchBuilder {
     /// Bytes that [`Self::finish_into`] would write now.
     #[must_use]
     pub const fn len_bytes(&self) -> usize {
-        if self.count == 0 { 0 } else { HEADER_BYTES + self.records.len() }
+        self.bytes.len()
     }
 
     /// Records pushed since the last batch.
@@ -240,38 +242,41 @@ impl BatchBuilder {
         if self.is_empty() {
             return;
         }
-        let start = out.len();
-        out.reserve(self.len_bytes());
-        self.put_header(base_offset, out);
-        out.extend_from_slice(&self.records);
-        seal(out.get_mut(start..).unwrap_or_default());
-        self.records.clear();
+        self.seal(base_offset);
+        out.extend_from_slice(&self.bytes);
+        self.bytes.clear();
         self.count = 0;
     }
 
-    fn put_header(&self, base_offset: Offset, out: &mut Vec<u8>) {
+    /// The batch itself, without copying it. Empty when there are no records.
+    #[must_use]
+    pub fn into_batch(mut self, base_offset: Offset) -> Vec<u8> {
+        if !self.is_empty() {
+            self.seal(base_offset);
+        }
+        self.bytes
+    }
+
+    /// Fills in the header in front of the records.
+    fn seal(&mut self, base_offset: Offset) {
         let length = self.len_bytes() - LENGTH_EXCLUDES_BYTES;
         debug_assert!(i32::try_from(length).is_ok(), "the owner let a batch grow beyond what its length field can say");
-        out.extend_from_slice(&base_offset.0.to_be_bytes());
-        out.extend_from_slice(&(length as i32).to_be_bytes());
-        out.extend_from_slice(&0_i32.to_be_bytes());
-        out.extend_from_slice(&MAGIC.to_be_bytes());
-        out.extend_from_slice(&0_u32.to_be_bytes());
-        out.extend_from_slice(&0_i16.to_be_bytes());
-        out.extend_from_slice(&(self.count - 1).to_be_bytes());
-        out.extend_from_slice(&self.base_timestamp.0.to_be_bytes());
-        out.extend_from_slice(&self.max_timestamp.0.to_be_bytes());
-        out.extend_from_slice(&i64::from(NO_PRODUCER).to_be_bytes());
-        out.extend_from_slice(&i16::from(NO_PRODUCER).to_be_bytes());
-        out.extend_from_slice(&i32::from(NO_PRODUCER).to_be_bytes());
-        out.extend_from_slice(&self.count.to_be_bytes());
+        let batch = &mut self.bytes;
+        put_field(batch, BASE_OFFSET_AT, base_offset.0.to_be_bytes());
+        put_field(batch, BATCH_LENGTH_AT, (length as i32).to_be_bytes());
+        put_field(batch, LEADER_EPOCH_AT, 0_i32.to_be_bytes());
+        put_field(batch, MAGIC_AT, MAGIC.to_be_bytes());
+        put_field(batch, ATTRIBUTES_AT, 0_i16.to_be_bytes());
+        put_field(batch, LAST_OFFSET_DELTA_AT, (self.count - 1).to_be_bytes());
+        put_field(batch, BASE_TIMESTAMP_AT, self.base_timestamp.0.to_be_bytes());
+        put_field(batch, MAX_TIMESTAMP_AT, self.max_timestamp.0.to_be_bytes());
+        put_field(batch, PRODUCER_ID_AT, i64::from(NO_PRODUCER).to_be_bytes());
+        put_field(batch, PRODUCER_EPOCH_AT, i16::from(NO_PRODUCER).to_be_bytes());
+        put_field(batch, BASE_SEQUENCE_AT, i32::from(NO_PRODUCER).to_be_bytes());
+        put_field(batch, RECORD_COUNT_AT, self.count.to_be_bytes());
+        let crc = crc_of(batch);
+        put_field(batch, CRC_AT, crc.to_be_bytes());
     }
-}
-
-/// Writes the checksum of a whole batch into it.
-fn seal(batch: &mut [u8]) {
-    let crc = crc_of(batch);
-    put_field(batch, CRC_AT, crc.to_be_bytes());
 }
 
 fn crc_of(batch: &[u8]) -> u32 {

@@ -159,7 +159,7 @@ impl Pump {
             Err(error) => return refuse(batch.drain(..count), &error),
         };
         let now = self.writer.stamp(self.clock.wall());
-        let mut builder = CommitBuilder::default();
+        let mut builder = CommitBuilder::with_room(bytes);
         let mut answers = Vec::with_capacity(count);
         let mut sync = false;
         for mut queued in batch.drain(..count) {

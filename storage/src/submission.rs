@@ -36,11 +36,10 @@ pub struct NewBatch {
 impl NewBatch {
     /// The batch of what was pushed to `builder`.
     #[must_use]
-    pub fn new(partition: Arc<Partition>, mut builder: BatchBuilder) -> Self {
+    pub fn new(partition: Arc<Partition>, builder: BatchBuilder) -> Self {
         let count = u32::try_from(builder.count()).unwrap_or(u32::MAX);
         let max_timestamp = builder.max_timestamp();
-        let mut bytes = Vec::with_capacity(builder.len_bytes());
-        builder.finish_into(Offset(0), &mut bytes);
+        let bytes = builder.into_batch(Offset(0));
         Self { partition, bytes, count, max_timestamp }
     }
 }

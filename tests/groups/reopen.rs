@@ -50,6 +50,18 @@ async fn leases_hold_and_their_attempts_are_kept() {
     .await;
 }
 
+/// The directory was copied, and both go on: whoever holds a lease of one must not settle records of the other.
+#[tokio::test]
+async fn p8_a_lease_granted_after_a_copy_was_taken_means_nothing_to_the_copy() {
+    let rig = Rig::with(&["a", "b"]).await;
+    rig.advance(MOMENT);
+    let copy = rig.killed().await;
+    let (of_original, of_copy) = (rig.one("ann").await, copy.one("bob").await);
+    assert_eq!(of_original.record.offset, of_copy.record.offset);
+    assert_eq!(copy.ack(&of_original).await, Err(LeaseError::Stale));
+    assert_eq!(copy.ack(&of_copy).await, Ok(Settled::Acked));
+}
+
 #[tokio::test]
 async fn a_lease_from_before_can_be_acked_after() {
     let rig = Rig::with(&["a"]).await;

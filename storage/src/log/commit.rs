@@ -209,6 +209,14 @@ impl Default for CommitBuilder {
 }
 
 impl CommitBuilder {
+    /// With room for entries of about so many bytes.
+    #[must_use]
+    pub fn with_room(bytes: u64) -> Self {
+        let mut room = Vec::with_capacity(HEADER_BYTES + usize::try_from(bytes).unwrap_or(0));
+        room.resize(HEADER_BYTES, 0);
+        Self { bytes: room, entries: 0 }
+    }
+
     /// Appends an entry whose payload `write` produces.
     pub fn entry(&mut self, kind: EntryKind, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
         let head = self.bytes.len();
