@@ -302,9 +302,29 @@ impl Inner {
             if let Err(error) = ticket.await {
                 partition.state.lock().unlogged = true;
                 outcome = Err(error.into());
+            } else if let Err(error) = self.tell_whole_state(&partition).await {
+                outcome = Err(error);
             }
         }
         outcome
+    }
+
+    /// Writes the state whole when an earlier event of it was lost: an ack on top of a grant that the log does not know would
+    /// be forgotten by the next start.
+    async fn tell_whole_state(&self, partition: &GroupPartition) -> Result<()> {
+        let ticket = {
+            let mut state = partition.state.lock();
+            if !state.notice_lost() {
+                return Ok(());
+            }
+            state.unlogged = false;
+            let stored = state.stored(partition.group, partition.number, self.timer.now());
+            self.submit_events([BrokerEvent::Queue(stored).encode()?])
+        };
+        ticket.await.map(drop).map_err(|error| {
+            partition.state.lock().unlogged = true;
+            error.into()
+        })
     }
 
     /// One round over the partitions. Says too whether it may have left some for others.
@@ -392,7 +412,7 @@ impl Inner {
             let mut state = partition.state.lock();
             if let Some(advance) = state.queue.decide_advance_start(start) {
                 let event = state.commit(group.id, partition.number, advance.event, self.timer.now())?;
-                drop(self.submit_events([event]));
+                state.let_go(self.submit_events([event]));
             }
             (state.queue.plan(&wish.lease_settings, self.timer.now(), room), state.queue.cursor())
         };
@@ -439,7 +459,7 @@ impl Inner {
         let mut state = partition.state.lock();
         if let Some(skip) = state.queue.decide_skip(&found.absent, Offset(0)) {
             let event = state.commit(group.id, partition.number, skip, now)?;
-            drop(self.submit_events([event]));
+            state.let_go(self.submit_events([event]));
         }
         // Refused when an ack or expiry came between planning and here: plan again.
         let Ok(decision) = state.queue.decide_lease(&wish.lease_settings, &request, now) else { return Ok(true) };
@@ -448,7 +468,7 @@ impl Inner {
         for grant in &decision.grants {
             state.granted.insert(grant.offset, now);
         }
-        drop(self.submit_events([event]));
+        state.let_go(self.submit_events([event]));
         drop(state);
         self.timer.note(now + Duration::from_millis(wish.visibility_ms), group);
         let again = decision.grants.len() < offers.len() || offers.is_empty();

@@ -126,6 +126,15 @@ pub type AnswerThrough = Box<dyn Fn(Answers) + Send + Sync>;
 pub struct Ticket(pub(crate) oneshot::Receiver<Result<Receipt>>);
 
 impl Ticket {
+    /// Whether the submission was settled by now, and if so whether it succeeded.
+    pub fn succeeded(&mut self) -> Option<bool> {
+        match self.0.try_recv() {
+            Ok(answer) => Some(answer.is_ok()),
+            Err(oneshot::TryRecvError::Empty) => None,
+            Err(oneshot::TryRecvError::Disconnected) => Some(false),
+        }
+    }
+
     /// Blocks the thread until the submission is settled.
     pub fn wait(self) -> Result<Receipt> {
         self.0.recv().unwrap_or(Err(StorageError::Closed))

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use onelog::broker::GroupCounts;
+use onelog::broker::{CommittedOffset, GroupCounts};
 use onelog::testing::eventually;
 use onelog::{
     Broker, BrokerConfig, BrokerError, DeadLetterFilter, Delivery, Failure, GroupSettings, ManualClock, ReceiveRequest, Settled,
@@ -118,4 +118,38 @@ async fn expired_records_wait_for_space_to_die() {
     .await;
     full.broker.produce("filler", vec![record("k", "x")]).await.unwrap();
     assert_eq!(full.buried().await.len(), RECORDS);
+}
+
+#[tokio::test]
+async fn an_ack_is_not_forgotten_though_its_grant_found_no_space() {
+    let disk = SimDisk::with_dir(1, Path::new("/data"));
+    let clock = Arc::new(ManualClock::at(TimestampMs(START_MS)));
+    let config =
+        BrokerConfig { segment_bytes: 4 << 20, clock: Arc::clone(&clock) as _, io: Arc::new(disk.clone()), ..BrokerConfig::default() };
+    let broker = Broker::open_with(Path::new("/data/here"), config.clone()).await.unwrap();
+    broker.create_topic(TOPIC, TopicSettings::default()).await.unwrap();
+    broker.create_topic("filler", TopicSettings::default()).await.unwrap();
+    broker.create_group(TOPIC, GROUP, settings()).await.unwrap();
+    broker.produce(TOPIC, vec![record("k", "once")]).await.unwrap();
+    disk.set_capacity(Some(CAPACITY_BYTES));
+    while broker.produce("filler", vec![record("k", &"x".repeat(60 * 1024))]).await.is_ok() {}
+    let commit = |offset| {
+        let metadata = Some("m".repeat(4_000));
+        broker.commit_offsets("s", vec![CommittedOffset { topic: TOPIC.into(), partition: 0, offset, metadata }])
+    };
+    while commit(1).await.is_ok() {}
+
+    let (topic, group, member) = (TOPIC.to_owned(), GROUP.to_owned(), "ann".to_owned());
+    let request = ReceiveRequest { topic, group, member, records_max: 5, wait: Duration::ZERO, visibility_ms: None };
+    let held = broker.receive(request.clone()).await.unwrap();
+    // Settled after the grant was.
+    assert!(commit(1).await.is_err(), "there is no space");
+    disk.set_capacity(None);
+    assert_eq!(broker.ack(TOPIC, GROUP, &[held[0].lease]).await.unwrap(), [Ok(Settled::Acked)]);
+
+    let after = SimDisk::crash_clone(&disk, 7);
+    let config = BrokerConfig { io: Arc::new(after), ..config };
+    let again = Broker::open_with(Path::new("/data/here"), config).await.unwrap();
+    assert_eq!(again.receive(request).await.unwrap().len(), 0, "acked is final");
+    assert_eq!(again.group(TOPIC, GROUP).unwrap().counts.acked, 1);
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use event_listener::{Event, EventListener};
 use onelog_storage::partition::Partition;
-use onelog_storage::submission::NewEvent;
+use onelog_storage::submission::{NewEvent, Ticket};
 use onelog_storage::types::Offset;
 use parking_lot::{Mutex, RwLock};
 
@@ -47,6 +47,7 @@ pub struct QueueGroup {
 
 /// A group's state on one partition.
 pub struct GroupPartition {
+    pub group: u32,
     pub number: u32,
     /// Receivers take turns: between planning and leasing records are read, and nobody else should plan the same ones.
     pub receiving: tokio::sync::Mutex<()>,
@@ -61,13 +62,22 @@ pub struct QueueState {
     pub changed: bool,
     /// An event did not reach the log (full disk): the next one is preceded by the whole state.
     pub unlogged: bool,
+    /// Events nobody waits for: grants and the like. Whether they reached the log is looked at later.
+    unawaited: Vec<Ticket>,
     /// When leases were granted, to measure processing; only for leases of this run.
     pub granted: HashMap<Offset, Duration>,
 }
 
 impl QueueState {
     pub fn new(origin: Offset) -> Self {
-        Self { queue: PartitionQueue::new(origin), sequence: 0, changed: true, unlogged: false, granted: HashMap::new() }
+        Self {
+            queue: PartitionQueue::new(origin),
+            sequence: 0,
+            changed: true,
+            unlogged: false,
+            unawaited: Vec::new(),
+            granted: HashMap::new(),
+        }
     }
 
     /// Folds `event` and answers with what must be handed to the store before the lock is let go.
@@ -79,6 +89,27 @@ impl QueueState {
             return BrokerEvent::Queue(self.stored(group, partition, now)).encode();
         }
         BrokerEvent::Lease(StoredLease { group, partition, sequence: self.sequence, event }).encode()
+    }
+
+    /// Lets an event go to the log without waiting for it.
+    pub fn let_go(&mut self, ticket: Ticket) {
+        self.notice_lost();
+        self.unawaited.push(ticket);
+    }
+
+    /// Whether an event did not reach the log, so that the log no longer tells this state. All handed over before one that is
+    /// durable are settled by then.
+    pub fn notice_lost(&mut self) -> bool {
+        let mut lost = false;
+        self.unawaited.retain_mut(|ticket| match ticket.succeeded() {
+            Some(succeeded) => {
+                lost |= !succeeded;
+                false
+            }
+            None => true,
+        });
+        self.unlogged |= lost;
+        self.unlogged
     }
 
     pub fn stored(&self, group: u32, partition: u32, now: Duration) -> StoredQueue {
@@ -158,7 +189,7 @@ impl QueueGroup {
         let mut next = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
         while next <= number {
             let state = Mutex::new(QueueState::new(origin(next)));
-            partitions.push(Arc::new(GroupPartition { number: next, receiving: tokio::sync::Mutex::new(()), state }));
+            partitions.push(Arc::new(GroupPartition { group: self.id, number: next, receiving: tokio::sync::Mutex::new(()), state }));
             next += 1;
         }
         Arc::clone(&partitions[number as usize])
