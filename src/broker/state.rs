@@ -230,13 +230,17 @@ impl Fold {
 }
 
 impl Inner {
-    /// Writes all views to the index.
+    /// Writes all views to the index. Blocks: not to be called from a task.
     pub(super) fn checkpoint(&self) -> Result<()> {
         let _one_at_a_time = self.checkpointing.lock();
+        // A creation or change is in the log before it is in memory; between the two the position would promise too much.
+        let control = self.control.blocking_lock();
         let start = self.store.begin_checkpoint();
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let mut taken = Vec::new();
-        let result = self.collect(&dirty, &mut taken).and_then(|changes| Ok(self.store.finish_checkpoint(start, changes)?));
+        let collected = self.collect(&dirty, &mut taken);
+        drop(control);
+        let result = collected.and_then(|changes| Ok(self.store.finish_checkpoint(start, changes)?));
         if result.is_err() {
             self.dirty.lock().extend(dirty);
             for partition in taken {
@@ -290,6 +294,8 @@ impl Inner {
 
     /// Everything the log must say again before its oldest part may go.
     pub(super) fn restate(&self) -> Result<Vec<onelog_storage::submission::Ticket>> {
+        // What is said again must not be older than a change that is in the log already.
+        let _control = self.control.blocking_lock();
         let mut tickets = Vec::new();
         let mut say = |event: BrokerEvent| -> Result<()> {
             let events = [event.encode()?].into_iter().collect();

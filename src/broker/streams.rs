@@ -68,6 +68,7 @@ impl Broker {
 
     pub async fn delete_stream_group(&self, group: &str) -> Result<()> {
         self.inner.check_open()?;
+        let _control = self.inner.control.lock().await;
         if !self.inner.streams.lock().contains_key(group) {
             return Err(BrokerError::GroupNotFound { topic: "*".into(), group: group.to_owned() });
         }
