@@ -224,6 +224,7 @@ impl Pump {
             }
             self.log.set_visible(self.writer.end());
             staged.publish(commit.header.position);
+            self.log.set_published();
         } else if sync {
             // Only repeats: what they repeat may be a lazy commit that was not synced yet.
             self.sync()?;
@@ -253,6 +254,7 @@ impl Pump {
         self.writer.append_mark(now)?;
         self.sync()?;
         self.log.set_visible(self.writer.end());
+        self.log.set_published();
         Ok(())
     }
 }

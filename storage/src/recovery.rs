@@ -279,6 +279,7 @@ impl Opening {
         writer.append(builder, now)?;
         writer.sync()?;
         log.set_visible(writer.end());
+        log.set_published();
         let report = self.report.clone();
         Ok((Store::start(self.parts, writer, epoch, self.store_file.created_ms)?, report))
     }

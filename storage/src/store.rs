@@ -271,7 +271,7 @@ impl Store {
 
     /// Begins a checkpoint. Collect the broker's state after this call, then [`Self::finish_checkpoint`].
     pub fn begin_checkpoint(&self) -> CheckpointStart {
-        CheckpointStart(self.parts.log.tip())
+        CheckpointStart(self.parts.log.published())
     }
 
     /// Writes all views to the index in one transaction, after everything in them is durable in the log.

@@ -47,6 +47,8 @@ pub struct Log {
     /// Everything below is on stable storage.
     durable: AtomicU64,
     tip: Mutex<Tip>,
+    /// The newest durable commit whose effects all views show: where a checkpoint may begin.
+    published: Mutex<Tip>,
     failed: AtomicBool,
     failure: Mutex<Option<String>>,
     pub disk_full: AtomicBool,
@@ -63,6 +65,7 @@ impl Log {
             visible: AtomicU64::new(0),
             durable: AtomicU64::new(0),
             tip: Mutex::new(Tip::default()),
+            published: Mutex::new(Tip::default()),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             disk_full: AtomicBool::new(false),
@@ -80,6 +83,16 @@ impl Log {
 
     pub fn set_tip(&self, tip: Tip) {
         *self.tip.lock() = tip;
+    }
+
+    pub fn published(&self) -> Tip {
+        *self.published.lock()
+    }
+
+    /// Everything up to the tip is in the views now. Called by whoever changes them.
+    pub fn set_published(&self) {
+        let tip = self.tip();
+        *self.published.lock() = tip;
     }
 
     pub fn durable(&self) -> Position {
