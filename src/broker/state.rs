@@ -41,6 +41,7 @@ struct Fold {
 pub(super) fn open(dir: &Path, config: &BrokerConfig, temporary: Option<tempfile::TempDir>) -> Result<Inner> {
     let store_config = StoreConfig {
         segment_bytes: config.segment_bytes,
+        ahead_bytes: config.ahead_bytes,
         cache_bytes: config.cache_bytes,
         index_cache_bytes: config.index_cache_bytes,
         index: Backend::default(),

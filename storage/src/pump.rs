@@ -23,6 +23,8 @@ use crate::types::{Durability, Position};
 
 /// A commit takes submissions until it has about this many bytes.
 const COMMIT_BYTES_AIM: u64 = 1024 * 1024;
+/// Up to so many waiters the writer thread wakes itself.
+const DIRECT_ANSWERS_MAX: usize = 2;
 /// After this long without work the last commit is proven durable by an empty one behind it, and lazy ones are synced.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -182,10 +184,11 @@ impl Pump {
         self.answer(Answers(answers));
     }
 
+    /// Many answers go through the runtime, with one wake for all; a few are sent from here, with no thread between.
     fn answer(&self, answers: Answers) {
         match self.through.get() {
-            Some(through) => through(answers),
-            None => answers.send(),
+            Some(through) if answers.0.len() > DIRECT_ANSWERS_MAX => through(answers),
+            _ => answers.send(),
         }
     }
 

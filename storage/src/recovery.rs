@@ -92,7 +92,7 @@ impl Opening {
             Some(found) => found,
             None => create(&*io, dir, &config, clock.wall())?,
         };
-        let segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes)?;
+        let segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes, config.ahead_bytes)?;
         let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
         let (index, checkpoint) = open_index(&io, dir, &config, &store_file, &mut report)?;
         let partitions = Arc::new(Partitions::default());

@@ -22,7 +22,7 @@ use crate::layout;
 use crate::log::Tip;
 use crate::log::commit::EntryKind;
 use crate::log::entry::Records;
-use crate::log::writer::LogWriter;
+use crate::log::writer::{ALLOCATE_BYTES, LogWriter};
 use crate::partition::{INDEX_STEP_BYTES, IndexEntry, Partition};
 use crate::pump::{Pump, PumpCounters, Queue};
 use crate::recovery::{Opening, Parts};
@@ -36,6 +36,9 @@ use crate::zerofill;
 pub struct StoreConfig {
     /// Size of a segment, bytes; counts only when the store is created.
     pub segment_bytes: u64,
+    /// Blocks written ahead of the log also when nothing happens, bytes. A burst of this size meets no block that has to be
+    /// written twice.
+    pub ahead_bytes: u64,
     /// Memory for commits, bytes.
     pub cache_bytes: usize,
     /// Memory for pages of the index, bytes.
@@ -49,6 +52,7 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             segment_bytes: layout::SEGMENT_BYTES_DEFAULT,
+            ahead_bytes: ALLOCATE_BYTES,
             cache_bytes: 16 * 1024 * 1024,
             index_cache_bytes: 8 * 1024 * 1024,
             index: Backend::Redb,
@@ -77,6 +81,8 @@ pub struct StoreStats {
     pub records: u64,
     pub bytes: u64,
     pub segments: u64,
+    /// Blocks exist this far beyond the tail, bytes.
+    pub ahead_bytes: u64,
     pub queued_bytes: u64,
     pub keys_in_memory: u64,
     pub cache_bytes: u64,
@@ -375,6 +381,7 @@ impl Store {
             records: self.counters.records.load(Relaxed),
             bytes: self.counters.bytes.load(Relaxed),
             segments: log.segments.firsts().len() as u64,
+            ahead_bytes: log.segments.allocated_end().since(log.visible()),
             queued_bytes: self.queue.bytes(),
             keys_in_memory: self.parts.dedup.in_memory() as u64,
             cache_bytes: log.cache.bytes() as u64,

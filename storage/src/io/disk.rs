@@ -13,12 +13,16 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::{DirLock, Io, IoFile, Listed, OpenMode, Site, refused};
+use rustix::fs::OFlags;
+
+use super::{DirLock, Io, IoFile, Listed, OpenMode, Site, ZEROS, refused};
 use crate::error::{Result, StorageError};
 
 /// Only the owner reads and writes what we store.
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
+/// Places and lengths of writes around the page cache are multiples of this; what most devices and file systems ask for.
+const DIRECT_ALIGN: u64 = 4096;
 /// Linux takes at most this many parts in one `pwritev` (`UIO_MAXIOV`).
 const PARTS_MAX: usize = 1024;
 /// Parts a commit usually has; more go to the heap.
@@ -153,6 +157,10 @@ impl IoFile for DiskFile {
         write_full(&self.file, parts, at).map_err(|e| self.refused(site, &e))
     }
 
+    fn zero(&self, site: Site, at: u64, len: u64) -> Result<()> {
+        zero(&self.file, at, len).map_err(|e| self.refused(site, &e))
+    }
+
     fn set_len(&self, site: Site, len: u64) -> Result<()> {
         self.file.set_len(len).map_err(|e| self.refused(site, &e))
     }
@@ -201,6 +209,36 @@ fn write_full(file: &File, parts: &[&[u8]], mut at: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Writes zeros around the page cache; through it where the system, the file system or the place does not allow that.
+fn zero(file: &File, mut at: u64, len: u64) -> io::Result<()> {
+    let end = at.saturating_add(len);
+    let mut direct = at.is_multiple_of(DIRECT_ALIGN) && end.is_multiple_of(DIRECT_ALIGN) && set_direct(file, true).is_ok();
+    let mut result = Ok(());
+    while at < end && result.is_ok() {
+        let rest = usize::try_from(end - at).unwrap_or(usize::MAX);
+        let chunk = ZEROS.0.get(..rest).unwrap_or(&ZEROS.0);
+        match rustix::io::pwrite(file, chunk, at) {
+            Ok(0) => result = Err(ErrorKind::WriteZero.into()),
+            Ok(bytes) => at = at.saturating_add(bytes as u64),
+            Err(rustix::io::Errno::INTR) => {}
+            // A block size above ours, or a short write that left us between blocks.
+            Err(rustix::io::Errno::INVAL) if direct => {
+                direct = false;
+                result = set_direct(file, false);
+            }
+            Err(error) => result = Err(error.into()),
+        }
+    }
+    if direct { result.and(set_direct(file, false)) } else { result }
+}
+
+/// Whether writes of this open file go around the page cache from now on.
+fn set_direct(file: &File, on: bool) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    let flags = if on { flags | OFlags::DIRECT } else { flags.difference(OFlags::DIRECT) };
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -228,6 +266,23 @@ mod tests {
         assert_eq!(file.read_at(Site::StoreRead, &mut text, 99).unwrap(), 0);
         file.set_len(Site::StoreWrite, 2).unwrap();
         assert_eq!(file.len(Site::StoreRead).unwrap(), 2);
+    }
+
+    #[test]
+    fn zeros_are_written_over_old_bytes_and_leave_the_neighbours_alone() {
+        let (_dir, path) = fresh();
+        let file = Disk.open(Site::SegmentCreate, &path, OpenMode::CreateNew).unwrap();
+        for (at, len) in [(4096, 1024 * 1024), (512, 700_000), (0, 4096), (8192, 0)] {
+            file.write_at(Site::SegmentZero, &[&vec![b'x'; 2_000_000]], 0).unwrap();
+            file.zero(Site::SegmentZero, at, len).unwrap();
+            let mut read = vec![0; 2_000_000];
+            assert_eq!(file.read_at(Site::LogRead, &mut read, 0).unwrap(), 2_000_000);
+            let wrong = read.iter().zip(0u64..).position(|(byte, place)| (*byte == 0) != (at..at + len).contains(&place));
+            assert_eq!(wrong, None, "{len} zeros at {at}");
+        }
+        file.zero(Site::SegmentZero, 1 << 22, 4096).unwrap();
+        assert_eq!(file.len(Site::StoreRead).unwrap(), (1 << 22) + 4096, "zeros behind the end make the file longer");
+        file.write_at(Site::SegmentZero, &[b"odd"], 1).unwrap();
     }
 
     #[test]

@@ -134,6 +134,17 @@ pub trait IoFile: Send + Sync {
     fn read_at(&self, site: Site, buf: &mut [u8], at: u64) -> Result<usize>;
     /// Writes all of `parts` one after the other from `at`, growing the file when needed. Short writes and EINTR are dealt with inside.
     fn write_at(&self, site: Site, parts: &[&[u8]], at: u64) -> Result<()>;
+    /// Writes zeros from `at`, growing the file when needed. For blocks that nobody reads soon: where the system can, they go
+    /// around the page cache, and so no later sync of other bytes of the file has to wait for them.
+    fn zero(&self, site: Site, at: u64, len: u64) -> Result<()> {
+        let mut done = 0;
+        while done < len {
+            let chunk = ZEROS.0.get(..usize::try_from(len - done).unwrap_or(usize::MAX)).unwrap_or(&ZEROS.0);
+            self.write_at(site, &[chunk], at.saturating_add(done))?;
+            done += chunk.len() as u64;
+        }
+        Ok(())
+    }
     /// Sets the length: cut, or grown with zeros.
     fn set_len(&self, site: Site, len: u64) -> Result<()>;
     /// fdatasync: data, and the metadata needed to read it back.
@@ -141,6 +152,11 @@ pub trait IoFile: Send + Sync {
     /// Drops clean pages of the file from the page cache, so that the next read shows what is on disk.
     fn evict(&self, site: Site) -> Result<()>;
 }
+
+/// Written at once when zero-filling; lives in the program's zero pages. Aligned for writes around the page cache.
+#[repr(align(4096))]
+struct Zeros([u8; 256 * 1024]);
+static ZEROS: Zeros = Zeros([0; 256 * 1024]);
 
 /// What the operating system answered, with the call and the name it was about.
 pub(crate) fn refused(site: Site, path: &Path, error: &std::io::Error) -> StorageError {
