@@ -131,7 +131,6 @@ impl Opening {
             threads: config.threads,
         };
         opening.place_scan();
-        opening.check_against_checkpoint()?;
         Ok(opening)
     }
 
@@ -153,19 +152,20 @@ impl Opening {
         self.scan_started = self.scanned.end;
     }
 
-    /// The checkpoint was taken behind a durable commit; that commit must be there.
+    /// The checkpoint was taken behind a durable commit; that commit must be there, unless the log has begun above it since.
+    /// Called with everything folded: the checkpoint may be older than the newest log start.
     fn check_against_checkpoint(&self) -> Result<()> {
         let Some(meta) = &self.parts.checkpoint else { return Ok(()) };
         let log = &self.parts.log;
         let present = log.segments.firsts();
-        let mut first = log.segments.first_of(meta.log_start);
+        let mut first = log.segments.first_of(self.log_start);
         while first < meta.tip.end {
             if !present.contains(&first) {
                 return Err(log.damage(first, "the segment file is missing, its records were acknowledged"));
             }
             first = first.plus(log.segments.segment_bytes());
         }
-        if meta.tip.end == meta.tip.last {
+        if meta.tip.end == meta.tip.last || meta.tip.last < self.log_start {
             return Ok(());
         }
         let last = log.commit_at(meta.tip.last, meta.tip.end.max(meta.tip.last.plus(1)));
@@ -241,6 +241,7 @@ impl Opening {
 
     fn judge_end(&mut self, scan: &Scan<'_>) -> Result<()> {
         let log = &self.parts.log;
+        self.check_against_checkpoint()?;
         judge_end(log, scan, self.proven)?;
         if self.parts.checkpoint.is_none() {
             judge_start(log, self.scan_started, self.named_start)?;
