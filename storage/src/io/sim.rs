@@ -136,6 +136,12 @@ impl SimDisk {
         state.names.named_files().map(|(path, inode)| (path.to_path_buf(), read(inode))).collect()
     }
 
+    /// Whether a planned moment has turned the machine off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state.lock().is_off
+    }
+
     /// Calls so far, of every site: how many moments there are to turn the machine off.
     #[must_use]
     pub fn calls(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "each test uses a part, and fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub struct Opened {
     pub store: Store,
     /// The broker of these tests: a map folded from the checkpoint and the events behind it.
     pub map: BTreeMap<u32, (u64, u64)>,
+    /// What events changed since the checkpoint.
+    pub replayed: BTreeSet<u32>,
     pub report: RecoveryReport,
 }
 
@@ -74,7 +76,7 @@ pub fn try_open(disk: &SimDisk, clock: &Arc<ManualClock>) -> Result<Opened> {
 
 pub fn try_open_with(disk: &SimDisk, clock: &Arc<ManualClock>, config: StoreConfig) -> Result<Opened> {
     let mut opening = Store::open(Arc::new(disk.clone()), Arc::clone(clock) as Arc<dyn Clock>, Path::new(DIR), config)?;
-    let mut map = BTreeMap::new();
+    let (mut map, mut replayed) = (BTreeMap::new(), BTreeSet::new());
     for (key, value) in opening.state()? {
         map.insert(u32::from_be_bytes(key.try_into().unwrap()), decode_pair(&value));
     }
@@ -82,10 +84,11 @@ pub fn try_open_with(disk: &SimDisk, clock: &Arc<ManualClock>, config: StoreConf
         if event.tag == EVENT_TAG {
             let (key, value, number) = decode_event(&event.payload);
             fold(&mut map, (key, value, number));
+            replayed.insert(key);
         }
     }
     let (store, report) = opening.finish()?;
-    Ok(Opened { store, map, report })
+    Ok(Opened { store, map, replayed, report })
 }
 
 pub const EVENT_TAG: u8 = 9;
