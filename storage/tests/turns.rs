@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use onelog_storage::Store;
 use onelog_storage::io::sim::SimDisk;
-use onelog_storage::submission::{NewEntry, Submission, Ticket};
-use onelog_storage::types::{Offset, PartitionId};
-use support::{DIR, answer, body, clock, try_open, values};
+use onelog_storage::layout;
+use onelog_storage::submission::{NewEntry, NewEvent, Submission, Ticket};
+use onelog_storage::types::{Durability, Offset, PartitionId};
+use support::{DIR, EVENT_TAG, answer, body, clock, encode_event, try_open, values};
 
 fn disk() -> SimDisk {
     SimDisk::with_dir(1, Path::new(DIR))
@@ -52,6 +53,30 @@ fn nobody_sees_a_record_between_its_sync_and_its_publication() {
     assert!(turned && answer(&mut ticket).unwrap().is_ok());
     assert_eq!(*seen.lock().unwrap(), Some((Offset(0), true)));
     assert_eq!(store.partition(PartitionId(0)).high_watermark(), Offset(1));
+}
+
+/// Nothing seals a segment that a commit fills to its last byte: the sync of the next segment's commit did not cover a lazy one.
+#[test]
+fn a_lazy_commit_that_fills_its_segment_is_durable_before_the_next_segment_is_begun() {
+    let (disk, clock) = (disk(), clock());
+    let store = try_open(&disk, &clock).unwrap().store;
+    let segment = layout::SEGMENT_BYTES_MIN_WITHOUT_THREADS;
+    let mut filled = 0;
+    while filled < segment {
+        let payload = vec![7; usize::try_from((segment - filled).min(8_192)).unwrap() - 100];
+        let events = [NewEvent { tag: EVENT_TAG, payload: [&encode_event((1, 2, filled + 1))[..], &payload].concat() }];
+        let durability = Durability::Lazy;
+        let mut ticket = store.submit(Submission { events: events.into_iter().collect(), durability, ..Submission::default() });
+        assert!(store.turn());
+        filled = answer(&mut ticket).unwrap().unwrap().end.0;
+    }
+    assert_eq!(filled, segment, "the last commit ends with its segment");
+    let mut ticket = submit(&store, b"synced");
+    assert!(store.turn() && answer(&mut ticket).unwrap().is_ok());
+    for seed in 0..20 {
+        let again = try_open(&disk.crash_clone(seed), &clock).unwrap();
+        assert_eq!(values(&again.store, 0).unwrap(), [b"synced".to_vec()], "seed {seed}");
+    }
 }
 
 /// The tip moves at the sync, the views a moment later: a checkpoint begun in between that promised the tip would have
