@@ -22,7 +22,7 @@ use crate::layout;
 use crate::log::Tip;
 use crate::log::commit::EntryKind;
 use crate::log::entry::Records;
-use crate::log::writer::{ALLOCATE_BYTES, LogWriter};
+use crate::log::writer::LogWriter;
 use crate::partition::{INDEX_STEP_BYTES, IndexEntry, Partition};
 use crate::pump::turns::Turns;
 use crate::pump::{Pump, PumpCounters, Queue};
@@ -364,10 +364,10 @@ impl Store {
         }
     }
 
-    /// Writes blocks ahead of the tail, in a store without threads.
-    pub fn fill(&self) {
+    /// Writes blocks for `ahead` bytes behind the tail, in a store without threads.
+    pub fn fill(&self, ahead: u64) {
         if self.turns.is_some() {
-            zerofill::fill(&self.parts.log, ALLOCATE_BYTES);
+            zerofill::fill(&self.parts.log, ahead);
         }
     }
 
