@@ -258,11 +258,15 @@ impl BatchBuilder {
         self.count = 0;
     }
 
-    /// The batch itself behind its headroom, without copying it. Empty when there are no records.
+    /// The batch itself behind `headroom` bytes, without copying it if it was built with as many. Empty when there are no records.
     #[must_use]
-    pub fn into_batch(mut self, base_offset: Offset) -> Vec<u8> {
+    pub fn into_batch(mut self, base_offset: Offset, headroom: usize) -> Vec<u8> {
         if !self.is_empty() {
             self.seal(base_offset);
+        }
+        if self.headroom != headroom {
+            // Built by somebody who did not know where it would go.
+            self.bytes.splice(..self.headroom.min(self.bytes.len()), std::iter::repeat_n(0, headroom));
         }
         self.bytes
     }

@@ -3,6 +3,8 @@
 //! The only thread that calls write and sync of commits. Nothing is answered with ok before the sync that covers it,
 //! unless it asked to be lazy. Nobody is called back: tickets are completed, partitions become readable.
 
+pub mod turns;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -136,6 +138,8 @@ pub struct Pump {
     pub counters: Arc<PumpCounters>,
     pub sequencer: Sequencer,
     pub through: Arc<OnceLock<AnswerThrough>>,
+    /// Called between a commit's sync and its publication: tests look at the store there.
+    pub between: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl Pump {
@@ -224,6 +228,9 @@ impl Pump {
             self.counters.bytes.fetch_add(bytes, Relaxed);
             if sync {
                 self.sync()?;
+            }
+            if let Some(between) = &mut self.between {
+                between();
             }
             self.log.set_visible(self.writer.end());
             staged.publish(commit.header.position);

@@ -12,7 +12,7 @@ use crate::checkpoint::{self, CheckpointMeta};
 use crate::clock::Clock;
 use crate::error::{Result, StorageError};
 use crate::index::dedup::Dedup;
-use crate::index::{Index, Pair, Table};
+use crate::index::{HeldBack, Index, Pair, Table};
 use crate::io::{DirLock, Io, OpenMode, Site};
 use crate::layout;
 use crate::log::commit::{Commit, CommitBuilder, EntryKind};
@@ -20,7 +20,7 @@ use crate::log::scan::Scan;
 use crate::log::segment::Segments;
 use crate::log::writer::LogWriter;
 use crate::log::{Log, Tip, entry};
-use crate::store::{Store, StoreConfig};
+use crate::store::{Store, StoreConfig, Threads};
 use crate::store_file::StoreFile;
 use crate::types::{Epoch, Position, TimestampMs};
 use crate::views::{self, Partitions};
@@ -66,6 +66,9 @@ pub struct Opening {
     ended: bool,
     since_spill: u64,
     report: RecoveryReport,
+    /// What opening the index would write: done once the log is judged good.
+    held: Option<HeldBack>,
+    threads: Threads,
 }
 
 /// What lives on in the opened store.
@@ -94,7 +97,13 @@ impl Opening {
         };
         let segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes, config.ahead_bytes)?;
         let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
-        let (index, checkpoint) = open_index(&io, dir, &config, &store_file, &mut report)?;
+        let cached = find_checkpoint(&io, dir, &config, &store_file);
+        let checkpoint = cached.as_ref().ok().map(|found| found.meta.clone());
+        settle_log(&log, checkpoint.as_ref())?;
+        let (index, held) = match cached {
+            Ok(found) => (found.index, Some(found.held)),
+            Err(why) => (rebuild(&log, &config, why, &mut report)?, None),
+        };
         let partitions = Arc::new(Partitions::default());
         if checkpoint.is_some() {
             for (id, numbers) in checkpoint::read_partitions(&*index)? {
@@ -118,14 +127,15 @@ impl Opening {
             ended: false,
             since_spill: 0,
             report,
+            held,
+            threads: config.threads,
         };
-        opening.place_scan()?;
+        opening.place_scan();
         Ok(opening)
     }
 
-    /// Decides where folding begins, and makes sure that what is read from there on is what is on the disk.
-    fn place_scan(&mut self) -> Result<()> {
-        let log = &self.parts.log;
+    /// Decides where folding begins.
+    fn place_scan(&mut self) {
         match &self.parts.checkpoint {
             Some(meta) => {
                 self.scanned = meta.tip;
@@ -135,34 +145,27 @@ impl Opening {
                 self.log_start = meta.log_start;
             }
             None => {
-                self.log_start = last_contiguous_run(&log.segments);
+                self.log_start = last_contiguous_run(&self.parts.log.segments);
                 self.scanned = Tip { end: self.log_start, last: self.log_start, ..Tip::default() };
             }
         }
         self.scan_started = self.scanned.end;
-        for first in log.segments.firsts() {
-            if first.plus(log.segments.segment_bytes()) > self.scanned.end {
-                let file = self.parts.io.open(Site::SegmentOpen, &log.segments.path_of(first), OpenMode::Write)?;
-                file.sync(Site::RecoverySync)?;
-                file.evict(Site::RecoveryEvict)?;
-            }
-        }
-        self.check_against_checkpoint()
     }
 
-    /// The checkpoint was taken behind a durable commit; that commit must be there.
+    /// The checkpoint was taken behind a durable commit; that commit must be there, unless the log has begun above it since.
+    /// Called with everything folded: the checkpoint may be older than the newest log start.
     fn check_against_checkpoint(&self) -> Result<()> {
         let Some(meta) = &self.parts.checkpoint else { return Ok(()) };
         let log = &self.parts.log;
         let present = log.segments.firsts();
-        let mut first = log.segments.first_of(meta.log_start);
+        let mut first = log.segments.first_of(self.log_start);
         while first < meta.tip.end {
             if !present.contains(&first) {
                 return Err(log.damage(first, "the segment file is missing, its records were acknowledged"));
             }
             first = first.plus(log.segments.segment_bytes());
         }
-        if meta.tip.end == meta.tip.last {
+        if meta.tip.end == meta.tip.last || meta.tip.last < self.log_start {
             return Ok(());
         }
         let last = log.commit_at(meta.tip.last, meta.tip.end.max(meta.tip.last.plus(1)));
@@ -236,19 +239,12 @@ impl Opening {
         Ok(())
     }
 
-    /// The log ends where a commit fails its check: a torn tail, unless anything proves that more was durable.
     fn judge_end(&mut self, scan: &Scan<'_>) -> Result<()> {
         let log = &self.parts.log;
-        let end = scan.tip().end;
-        let proven = self.proven.max(scan.proven());
-        if proven > end {
-            return Err(log.damage(end, format!("{}, though everything up to position {proven} was durable", scan.stopped())));
-        }
-        if let Some(at) = scan.evidence_beyond_end()? {
-            return Err(log.damage(end, format!("{}, though a later commit at position {at} says that it was durable", scan.stopped())));
-        }
-        if self.parts.checkpoint.is_none() && self.scan_started > self.named_start {
-            return Err(log.damage(self.named_start, "segment files are missing between here and the first one that is left"));
+        self.check_against_checkpoint()?;
+        judge_end(log, scan, self.proven)?;
+        if self.parts.checkpoint.is_none() {
+            judge_start(log, self.scan_started, self.named_start)?;
         }
         if scan.stopped() != "no commit header" {
             self.report.torn_tail = Some(scan.stopped().to_owned());
@@ -259,6 +255,9 @@ impl Opening {
     /// Begins a new epoch and starts the store's threads. Call after [`Self::next_event`] answered `None`.
     pub fn finish(mut self) -> Result<(Store, RecoveryReport)> {
         while self.next_event()?.is_some() {}
+        if let Some(held) = self.held.take() {
+            held.release()?;
+        }
         let log = &self.parts.log;
         for partition in self.parts.partitions.all() {
             partition.resume_sequence();
@@ -281,7 +280,7 @@ impl Opening {
         log.set_visible(writer.end());
         log.set_published();
         let report = self.report.clone();
-        Ok((Store::start(self.parts, writer, epoch, self.store_file.created_ms)?, report))
+        Ok((Store::start(self.parts, writer, epoch, self.store_file.created_ms, self.threads)?, report))
     }
 }
 
@@ -295,16 +294,22 @@ fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Re
         return Err(StorageError::NotAStore { dir: dir.to_owned(), what });
     }
     let bytes = config.segment_bytes;
-    if !(layout::SEGMENT_BYTES_MIN..=layout::SEGMENT_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(layout::SECTOR_BYTES) {
+    let least = match config.threads {
+        Threads::Own => layout::SEGMENT_BYTES_MIN,
+        Threads::None => layout::SEGMENT_BYTES_MIN_WITHOUT_THREADS,
+    };
+    if !(least..=layout::SEGMENT_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(layout::SECTOR_BYTES) {
         return Err(StorageError::Invalid(format!(
             "a segment of {bytes} bytes is not between {} and {} bytes in whole sectors of {}",
-            layout::SEGMENT_BYTES_MIN,
+            least,
             layout::SEGMENT_BYTES_MAX,
             layout::SECTOR_BYTES
         )));
     }
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| StorageError::Invalid(format!("no random numbers: {error}")))?;
+    let mut id = config.new_id.unwrap_or_default();
+    if config.new_id.is_none() {
+        getrandom::fill(&mut id).map_err(|error| StorageError::Invalid(format!("no random numbers: {error}")))?;
+    }
     let store_file = StoreFile { id, created_ms: now.0, segment_bytes: bytes };
     store_file.create(io, dir)?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -313,32 +318,79 @@ fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Re
     Ok(store_file)
 }
 
-type OpenedIndex = (Arc<dyn Index>, Option<CheckpointMeta>);
+/// An index that holds a checkpoint of this store. Its file is as it was found until `held` is released.
+struct FoundIndex {
+    index: Arc<dyn Index>,
+    held: HeldBack,
+    meta: CheckpointMeta,
+}
 
-/// Opens the index, or throws it away when it is unreadable or belongs to another store: it is a cache.
-fn open_index(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, store: &StoreFile, report: &mut RecoveryReport) -> Result<OpenedIndex> {
-    let rebuild = |why: String, report: &mut RecoveryReport| -> Result<OpenedIndex> {
-        if !report.created {
-            report.index_rebuilt = Some(why);
-        }
-        config.index.remove(io, dir)?;
-        Ok((config.index.open(io, dir, config.index_cache_bytes)?, None))
-    };
-    let index = match config.index.open(io, dir, config.index_cache_bytes) {
-        Ok(index) => index,
-        Err(error) => return rebuild(format!("it could not be opened: {error}"), report),
-    };
+/// Opens the index without changing it. `Err` says in words why it is to be built anew.
+fn find_checkpoint(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, store: &StoreFile) -> Result<FoundIndex, String> {
+    let opened = config.index.open_held(io, dir, config.index_cache_bytes);
+    let (index, held) = opened.map_err(|error| format!("it could not be opened: {error}"))?;
     match read_checkpoint(&*index) {
-        Ok(Some(meta)) if meta.store_id == store.id => Ok((index, Some(meta))),
-        Ok(found) => {
-            drop(index);
-            rebuild(if found.is_some() { "it belongs to another store".into() } else { "it holds no checkpoint".into() }, report)
-        }
-        Err(error) => {
-            drop(index);
-            rebuild(format!("it could not be read: {error}"), report)
+        Ok(Some(meta)) if meta.store_id == store.id => Ok(FoundIndex { index, held, meta }),
+        Ok(Some(_)) => Err("it belongs to another store".into()),
+        Ok(None) => Err("it holds no checkpoint".into()),
+        Err(error) => Err(format!("it could not be read: {error}")),
+    }
+}
+
+/// Throws the index away, a cache, and begins an empty one. The log is judged first: what is refused stays as it is.
+fn rebuild(log: &Log, config: &StoreConfig, why: String, report: &mut RecoveryReport) -> Result<Arc<dyn Index>> {
+    if !report.created {
+        report.index_rebuilt = Some(why);
+        judge_whole(log)?;
+    }
+    config.index.remove(&log.io, &log.dir)?;
+    config.index.open(&log.io, &log.dir, config.index_cache_bytes)
+}
+
+/// Makes sure that what is read from the checkpoint on is what is on the disk: the kernel may have forgotten a failed write.
+fn settle_log(log: &Log, checkpoint: Option<&CheckpointMeta>) -> Result<()> {
+    let from = checkpoint.map_or_else(|| last_contiguous_run(&log.segments), |meta| meta.tip.end);
+    for first in log.segments.firsts() {
+        if first.plus(log.segments.segment_bytes()) > from {
+            let file = log.io.open(Site::SegmentOpen, &log.segments.path_of(first), OpenMode::Write)?;
+            file.sync(Site::RecoverySync)?;
+            file.evict(Site::RecoveryEvict)?;
         }
     }
+    Ok(())
+}
+
+/// Walks the log from its first position to its end without folding anything.
+fn judge_whole(log: &Log) -> Result<()> {
+    let start = last_contiguous_run(&log.segments);
+    let mut scan = Scan::from_start(log, start);
+    let mut named_start = Position(0);
+    while let Some(commit) = scan.next_commit()? {
+        named_start = named_start.max(commit.header.log_start);
+    }
+    judge_end(log, &scan, Position(0))?;
+    judge_start(log, start, named_start)
+}
+
+/// The log ends where a commit fails its check: a torn tail, unless anything proves that more was durable.
+fn judge_end(log: &Log, scan: &Scan<'_>, proven: Position) -> Result<()> {
+    let end = scan.tip().end;
+    let proven = proven.max(scan.proven());
+    if proven > end {
+        return Err(log.damage(end, format!("{}, though everything up to position {proven} was durable", scan.stopped())));
+    }
+    if let Some(at) = scan.evidence_beyond_end()? {
+        return Err(log.damage(end, format!("{}, though a later commit at position {at} says that it was durable", scan.stopped())));
+    }
+    Ok(())
+}
+
+/// A log that begins above every log start its commits name has lost its first segments.
+fn judge_start(log: &Log, start: Position, named_start: Position) -> Result<()> {
+    if start > named_start {
+        return Err(log.damage(named_start, "segment files are missing between here and the first one that is left"));
+    }
+    Ok(())
 }
 
 /// The checkpoint, once everything that opening takes from it has been read and verified.

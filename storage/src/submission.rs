@@ -39,18 +39,18 @@ pub struct NewBatch {
 pub const BATCH_HEADROOM_BYTES: usize = commit::HEADROOM_BYTES + RECORDS_HEADER_BYTES;
 
 impl NewBatch {
-    /// A builder for a batch of about `bytes`, with the room that [`NewBatch::new`] wants.
+    /// A builder for a batch of about `bytes`, with the room that a [`NewBatch`] wants.
     #[must_use]
     pub fn builder(bytes: usize) -> BatchBuilder {
         BatchBuilder::with_headroom(BATCH_HEADROOM_BYTES, bytes)
     }
 
-    /// The batch of what was pushed to `builder`, which [`NewBatch::builder`] made.
+    /// The batch of what was pushed to `builder`, best one that [`NewBatch::builder`] made.
     #[must_use]
     pub fn new(partition: Arc<Partition>, builder: BatchBuilder) -> Self {
         let count = u32::try_from(builder.count()).unwrap_or(u32::MAX);
         let max_timestamp = builder.max_timestamp();
-        let bytes = builder.into_batch(Offset(0));
+        let bytes = builder.into_batch(Offset(0), BATCH_HEADROOM_BYTES);
         Self { partition, bytes, count, max_timestamp }
     }
 }

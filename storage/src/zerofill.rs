@@ -68,7 +68,8 @@ pub fn run(log: &Arc<Log>, stop: &Stop) {
     }
 }
 
-fn fill(log: &Arc<Log>, ahead: u64) {
+/// Makes sure that blocks for `ahead` bytes, and the reserve, follow the tail.
+pub fn fill(log: &Arc<Log>, ahead: u64) {
     while log.segments.allocated_end().since(log.visible()) < ahead + RESERVE_BYTES {
         match log.segments.allocate(ALLOCATE_BYTES) {
             Ok(_) => log.disk_full.store(false, Ordering::Relaxed),

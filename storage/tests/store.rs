@@ -299,6 +299,25 @@ fn a_log_of_many_segments_is_read_back_and_its_oldest_part_can_go() {
     assert_eq!((values(&again.store, 0), values(&again.store, 1), values(&again.store, 2)), before);
 }
 
+/// The checkpoint names the log start of its time; log that was given back since is not missing.
+#[test]
+fn a_crash_right_after_log_was_given_back_is_no_damage() {
+    let (disk, clock) = start();
+    let first = open(&disk, &clock);
+    for _ in 0..400u32 {
+        put(&first.store, [entry(&first.store, 0, &vec![3; 50_000], 1)]).unwrap();
+    }
+    let partition = first.store.partition(PartitionId(0));
+    first.store.submit(Submission { trims: vec![(Arc::clone(&partition), Offset(395))], ..Submission::default() }).wait().unwrap();
+    first.store.finish_checkpoint(first.store.begin_checkpoint(), vec![]).unwrap();
+    let end = first.store.droppable_end().unwrap();
+    assert!(end.0 / layout::SEGMENT_BYTES_MIN >= 3, "the spares alone would hide it");
+    first.store.drop_below(end).unwrap();
+    let again = open(&disk.crash_clone(1), &clock);
+    assert_eq!(values(&again.store, 0).len(), 5);
+    assert_eq!(again.store.log_start(), end);
+}
+
 #[test]
 fn the_offline_check_counts_what_is_there_and_names_what_is_lost() {
     let (disk, clock) = start();

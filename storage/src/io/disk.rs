@@ -1,6 +1,6 @@
 //! The real disk: [`Io`] and [`IoFile`] over the operating system's files.
 //!
-//! Owns the loops that deal with short reads, short writes and EINTR. Never retries a sync, never hides an error, never
+//! The loops over short calls and EINTR stand in `full`. Never retries a sync, never hides an error, never
 //! decides what is durable: it calls and reports. The only file of this crate that may use `std::fs`.
 
 #![expect(clippy::disallowed_methods, reason = "this is the door to the file system")]
@@ -11,10 +11,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use rustix::fs::OFlags;
 
+use super::full::{Calls, read_full, write_full};
 use super::{DirLock, Io, IoFile, Listed, OpenMode, Site, ZEROS, refused};
 use crate::error::{Result, StorageError};
 
@@ -23,10 +22,6 @@ const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 /// Places and lengths of writes around the page cache are multiples of this; what most devices and file systems ask for.
 const DIRECT_ALIGN: u64 = 4096;
-/// Linux takes at most this many parts in one `pwritev` (`UIO_MAXIOV`).
-const PARTS_MAX: usize = 1024;
-/// Parts a commit usually has; more go to the heap.
-const PARTS_INLINE: usize = 16;
 /// No longer text of a lock holder is shown.
 const HOLDER_BYTES_MAX: usize = 1024;
 
@@ -175,38 +170,14 @@ impl IoFile for DiskFile {
     }
 }
 
-/// Fills `buf` as far as the file goes; returns how far that was.
-fn read_full(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, at.saturating_add(filled as u64)) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+impl Calls for File {
+    fn pread(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        self.read_at(buf, at)
     }
-    Ok(filled)
-}
 
-/// Writes all parts, in one `pwritev` when the system takes them all.
-fn write_full(file: &File, parts: &[&[u8]], mut at: u64) -> io::Result<()> {
-    let mut slices: SmallVec<[IoSlice<'_>; PARTS_INLINE]> =
-        parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
-    let mut rest = slices.as_mut_slice();
-    while !rest.is_empty() {
-        let batch = rest.get(..PARTS_MAX).unwrap_or(rest);
-        match rustix::io::pwritev(file, batch, at) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(bytes) => {
-                at = at.saturating_add(bytes as u64);
-                IoSlice::advance_slices(&mut rest, bytes);
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+    fn pwritev(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<usize> {
+        Ok(rustix::io::pwritev(self, parts, at)?)
     }
-    Ok(())
 }
 
 /// Writes zeros around the page cache; through it where the system, the file system or the place does not allow that.

@@ -138,7 +138,13 @@ impl LogWriter {
         let first = self.log.segments.first_of(self.tip.end);
         let file = match &self.file {
             Some((held, file)) if *held == first => Arc::clone(file),
-            _ => self.log.segments.writer(first).map_err(|error| self.fail(error))?,
+            _ => {
+                // A lazy commit may have filled its segment to the last byte: no pad has sealed it, and later syncs do not cover it.
+                if self.unsynced {
+                    self.sync()?;
+                }
+                self.log.segments.writer(first).map_err(|error| self.fail(error))?
+            }
         };
         let padded = to_sectors(commit.bytes.len() as u64);
         let end = self.tip.end.plus(padded);
