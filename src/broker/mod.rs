@@ -79,6 +79,12 @@ impl Default for BrokerConfig {
     }
 }
 
+/// For the fuzzers.
+pub(crate) fn fuzz_decode(tag: u8, payload: &[u8]) {
+    let _ = event::BrokerEvent::decode(tag, payload);
+    let _ = event::StateKey::decode(payload);
+}
+
 /// What the broker counts itself, since it was opened.
 #[derive(Debug, Default)]
 pub struct Counters {
