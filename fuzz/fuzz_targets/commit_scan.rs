@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use onelog_fuzz::{Counting, capped};
+use onelog_fuzz::{ALWAYS_BYTES, Counting, capped};
 use onelog_storage::check::check_dir;
 use onelog_storage::io::sim::SimDisk;
 use onelog_storage::io::{Io, OpenMode, Site};
@@ -57,7 +57,7 @@ fn open(bytes: &[u8]) {
     let disk = SimDisk::with_dir(1, Path::new(DIR));
     let io: Arc<dyn Io> = Arc::new(disk);
     let config = StoreConfig { segment_bytes: 4 << 20, ..StoreConfig::default() };
-    let clock = Arc::new(onelog_storage::clock::ManualClock::default());
+    let clock = Arc::new(onelog_storage::clock::ManualClock::at(TimestampMs(1)));
     {
         let opening = Store::open(Arc::clone(&io), clock.clone(), Path::new(DIR), StoreConfig { threads: Threads::None, ..config.clone() });
         drop(opening);
@@ -80,7 +80,7 @@ fuzz_target!(|bytes: &[u8]| {
     match mode % 4 {
         0 => {
             let bytes = Bytes::copy_from_slice(bytes);
-            capped(bytes.len(), 4, || {
+            capped(bytes.len(), 4, ALWAYS_BYTES, || {
                 if let Ok(commit) = Commit::decode(&bytes, position) {
                     walk(&commit);
                 }
@@ -89,7 +89,7 @@ fuzz_target!(|bytes: &[u8]| {
         1 => {
             let commit = framed(bytes, position);
             let read = Commit::decode(&commit.bytes, position).expect("a commit that was just made");
-            capped(bytes.len(), 4, || walk(&read));
+            capped(bytes.len(), 4, ALWAYS_BYTES, || walk(&read));
         }
         2 => open(bytes),
         _ => open(&framed(bytes, Position(0)).bytes),

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use onelog_fuzz::{Counting, capped};
+use onelog_fuzz::{ALWAYS_BYTES, Counting, capped};
 use onelog_storage::batch::{BatchBuilder, BatchView};
 use onelog_storage::types::Offset;
 
@@ -10,7 +10,7 @@ use onelog_storage::types::Offset;
 static ALLOCATOR: Counting = Counting;
 
 fuzz_target!(|bytes: &[u8]| {
-    capped(bytes.len(), 4, || {
+    capped(bytes.len(), 4, ALWAYS_BYTES, || {
         let Ok(batch) = BatchView::parse(bytes) else { return };
         assert!(batch.total_bytes() <= bytes.len());
         let _ = batch.verify_crc();
