@@ -142,6 +142,12 @@ impl SimDisk {
         self.state.lock().is_off
     }
 
+    /// Calls of one site so far.
+    #[must_use]
+    pub fn calls_of(&self, site: Site) -> u64 {
+        self.state.lock().calls.get(&site).copied().unwrap_or(0)
+    }
+
     /// Calls so far, of every site: how many moments there are to turn the machine off.
     #[must_use]
     pub fn calls(&self) -> u64 {
@@ -171,8 +177,12 @@ impl SimDisk {
 
     /// Runs one call about a name: counts it, lets a planned fault happen instead, and traces it.
     fn named<T>(&self, site: Site, path: &Path, work: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.named_as(Does::Other, site, path, work)
+    }
+
+    fn named_as<T>(&self, does: Does, site: Site, path: &Path, work: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         let mut state = self.state.lock();
-        let arrived = state.arrive(site, Does::Other).and_then(|fault| fault.map_or(Ok(()), |fault| Err(error_of(fault))));
+        let arrived = state.arrive(site, does).and_then(|fault| fault.map_or(Ok(()), |fault| Err(error_of(fault))));
         let result = arrived.map_err(|e| refused(site, path, &e)).and_then(|()| work(&mut state));
         state.trace.push(site, What::Name(path.to_path_buf()), result.is_ok());
         result
@@ -209,7 +219,7 @@ impl Io for SimDisk {
     }
 
     fn sync_dir(&self, site: Site, dir: &Path) -> Result<()> {
-        self.named(site, dir, |state| state.sync_dir(dir).map_err(|e| refused(site, dir, &e)))
+        self.named_as(Does::Sync, site, dir, |state| state.sync_dir(dir).map_err(|e| refused(site, dir, &e)))
     }
 
     fn lock(&self, site: Site, path: &Path, holder: &str) -> Result<Box<dyn DirLock>> {
