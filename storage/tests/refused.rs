@@ -19,7 +19,7 @@ use onelog_storage::io::{Io, OpenMode, Site};
 use onelog_storage::layout;
 use onelog_storage::submission::{NewEntry, NewEvent, Submission};
 use onelog_storage::types::{PartitionId, Position};
-use support::{DIR, Dice, EVENT_TAG, answer, body, clock, encode_event, try_open, values};
+use support::{DIR, Dice, EVENT_TAG, answer, body, clock, encode_event, encode_pair, try_open, values};
 
 const RECORDS: usize = 120;
 const SAMPLES: u64 = 500;
@@ -196,4 +196,33 @@ fn a_write_that_was_lost_or_misplaced_is_an_error_or_changes_nothing() {
         }
     }
     assert!(noticed > 20 && harmless > 5, "noticed {noticed}, harmless {harmless}");
+}
+
+/// The same for the index: it is a cache, so the answer is the original also when its own checksums do not notice.
+#[test]
+fn an_index_write_that_was_lost_or_misplaced_changes_no_answer() {
+    let mut met = 0;
+    for (fault, nth) in [Fault::Lost, Fault::Misdirected].into_iter().flat_map(|fault| (1..70).map(move |nth| (fault, nth))) {
+        let disk = SimDisk::with_dir(nth, Path::new(DIR));
+        let store = try_open(&disk, &clock()).unwrap().store;
+        disk.fail(Site::IndexWrite, nth, fault);
+        for number in 0..60 {
+            put(&store, number).unwrap();
+            if number % 20 == 19 {
+                let state = (0_u32..5).map(|key| (key.to_be_bytes().to_vec(), Some(encode_pair((u64::from(key), number as u64 - 5)))));
+                store.finish_checkpoint(store.begin_checkpoint(), state.collect()).unwrap();
+            }
+        }
+        drop(store);
+        met += usize::from(!disk.happened().is_empty());
+        let again = match try_open(&disk.crash_clone(nth), &clock()) {
+            Ok(again) => again,
+            Err(error) => panic!("{fault:?} of index write {nth}: {error}"),
+        };
+        match values(&again.store, 0) {
+            Ok(found) => assert_eq!(found.len(), 60, "{fault:?} of index write {nth}: {:?}", again.report),
+            Err(error) => assert!(matches!(error, StorageError::Index(_)), "{fault:?} of index write {nth}: {error}"),
+        }
+    }
+    assert!(met > 60, "{met}");
 }
