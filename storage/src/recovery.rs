@@ -15,7 +15,7 @@ use crate::index::dedup::Dedup;
 use crate::index::{HeldBack, Index, Pair, Table};
 use crate::io::{DirLock, Io, OpenMode, Site};
 use crate::layout;
-use crate::log::commit::{Commit, CommitBuilder, EntryKind};
+use crate::log::commit::{Commit, CommitBuilder, EntryKind, HEADER_BYTES, Header};
 use crate::log::scan::Scan;
 use crate::log::segment::Segments;
 use crate::log::writer::LogWriter;
@@ -85,15 +85,20 @@ pub(crate) struct Parts {
 impl Opening {
     pub(crate) fn start(io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: StoreConfig) -> Result<Self> {
         let found = StoreFile::read(&*io, dir)?;
-        io.create_dir(Site::DirCreate, &layout::log_dir(dir))?;
+        if found.is_none() {
+            io.create_dir(Site::DirCreate, &layout::log_dir(dir))?;
+        }
         let lock = io.lock(Site::LockFile, &layout::lock_file(dir), &config.holder)?;
         let mut report = RecoveryReport { created: found.is_none(), ..RecoveryReport::default() };
         let store_file = match found {
             Some(found) => found,
-            None => create(&*io, dir, &config, clock.wall())?,
+            None => create(&io, dir, &config, clock.wall())?,
         };
         let segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes)?;
         let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
+        if log.segments.firsts().is_empty() {
+            return Err(log.damage(Position(0), "there is no segment file, though a store has one before it has its STORE file"));
+        }
         let cached = find_checkpoint(&io, dir, &config, &store_file);
         let checkpoint = cached.as_ref().ok().map(|found| found.meta.clone());
         settle_log(&log, checkpoint.as_ref())?;
@@ -252,9 +257,6 @@ impl Opening {
             partition.resume_sequence();
         }
         log.start.store(self.log_start.0, std::sync::atomic::Ordering::Relaxed);
-        if self.report.created {
-            log.segments.allocate(FIRST_BLOCKS_BYTES)?;
-        }
         log.segments.resume(self.log_start, self.scanned.end)?;
         log.set_tip(self.scanned);
         log.set_durable(self.scanned.end);
@@ -276,9 +278,9 @@ impl Opening {
 /// Blocks for the very first commits: opening an empty directory should not wait for more.
 const FIRST_BLOCKS_BYTES: u64 = 64 * 1024;
 
-fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Result<StoreFile> {
-    let listed = io.list(Site::DirList, &layout::log_dir(dir))?;
-    if listed.iter().any(|entry| layout::parse_segment_name(&entry.name).is_some()) {
+/// Makes a directory a store. The file `STORE` comes last, so that a store without a segment has lost it.
+fn create(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Result<StoreFile> {
+    if holds_commits(io, dir, config)? {
         let what = "it holds log segments, but no STORE file".to_owned();
         return Err(StorageError::NotAStore { dir: dir.to_owned(), what });
     }
@@ -300,11 +302,26 @@ fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Re
         getrandom::fill(&mut id).map_err(|error| StorageError::Invalid(format!("no random numbers: {error}")))?;
     }
     let store_file = StoreFile { id, created_ms: now.0, segment_bytes: bytes };
-    store_file.create(io, dir)?;
+    let segments = Segments::open(Arc::clone(io), dir, bytes)?;
+    if segments.firsts().is_empty() {
+        segments.allocate(FIRST_BLOCKS_BYTES)?;
+    }
+    io.sync_dir(Site::DirSync, dir)?;
+    store_file.create(&**io, dir)?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(Site::DirSync, parent)?;
     }
     Ok(store_file)
+}
+
+/// Whether there are segments beyond the first blocks that an interrupted creation leaves.
+fn holds_commits(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig) -> Result<bool> {
+    let segments = Segments::open(Arc::clone(io), dir, config.segment_bytes.max(layout::SECTOR_BYTES))?;
+    let Some(first) = segments.reader(Position(0))? else { return Ok(!segments.firsts().is_empty()) };
+    let mut head = [0; HEADER_BYTES];
+    let filled = first.read_at(Site::RecoveryRead, &mut head, 0)?;
+    let begins = head.get(..filled).is_some_and(|head| Header::decode(head, Position(0)).is_ok());
+    Ok(segments.firsts().len() > 1 || begins || first.len(Site::SegmentOpen)? > FIRST_BLOCKS_BYTES)
 }
 
 /// An index that holds a checkpoint of this store. Its file is as it was found until `held` is released.

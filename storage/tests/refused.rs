@@ -150,6 +150,40 @@ fn damage_is_an_error_or_the_original_and_a_refusal_changes_nothing() {
     assert!(refused > 50 && opened > 50 && rebuilt > 10, "refused {refused}, opened {opened}, rebuilt {rebuilt}");
 }
 
+/// A store has its first segment before it has its STORE file: without any it has lost everything, and is not new.
+#[test]
+fn a_store_without_a_segment_is_damaged_and_not_empty() {
+    for without_index in [false, true] {
+        let disk = filled(Stop::Clean);
+        for segment in segments(&disk) {
+            disk.remove(Site::SegmentRemove, &segment).unwrap();
+        }
+        if without_index {
+            disk.remove(Site::IndexRemove, &layout::redb_file(Path::new(DIR))).unwrap();
+        }
+        let before = without_lock(&disk);
+        let refused = try_open(&disk, &clock()).err();
+        assert!(matches!(refused, Some(StorageError::Damage { position: Position(0), .. })), "{refused:?}");
+        assert!(without_lock(&disk) == before);
+    }
+}
+
+/// The power may go at any moment of the first opening: what is left is a store or becomes one.
+#[test]
+fn an_interrupted_creation_is_completed_by_the_next_opening() {
+    for (call, seed) in (1..60).flat_map(|call| (0..6).map(move |seed| (call, seed))) {
+        let disk = SimDisk::with_dir(seed, Path::new(DIR));
+        disk.power_off_after(call);
+        let interrupted = try_open(&disk, &clock());
+        let left = disk.crash_clone(seed);
+        drop(interrupted);
+        let store = try_open(&left, &clock()).unwrap_or_else(|error| panic!("call {call}, seed {seed}: {error}")).store;
+        put(&store, 0).unwrap();
+        drop(store);
+        assert_eq!(values(&try_open(&left, &clock()).unwrap().store, 0).unwrap(), [value(0)], "call {call}, seed {seed}");
+    }
+}
+
 #[test]
 fn the_offline_check_changes_nothing() {
     for stop in [Stop::Clean, Stop::Killed, Stop::PowerCut] {
