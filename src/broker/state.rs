@@ -45,6 +45,7 @@ pub(super) fn open(dir: &Path, config: &BrokerConfig, temporary: Option<tempfile
         index_cache_bytes: config.index_cache_bytes,
         index: Backend::default(),
         holder: format!("onelog (process {})", std::process::id()),
+        ..StoreConfig::default()
     };
     let mut opening = Store::open(Arc::clone(&config.io), Arc::clone(&config.clock), dir, store_config)?;
     let mut fold = Fold::new(config.clock.monotonic());
