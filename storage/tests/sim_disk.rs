@@ -355,6 +355,10 @@ fn the_death_of_a_process_loses_nothing_that_was_written_and_makes_nothing_durab
     next.lock(Site::LockFile, Path::new("/data/LOCK"), "the next").unwrap();
     assert_eq!(fate(&found(&next).unwrap()[SECTOR..2 * SECTOR]), 'B');
     assert!((0..SEEDS).any(|seed| fate(&found(&next.crash_clone(seed)).unwrap()[SECTOR..2 * SECTOR]) == 'A'));
+    next.remove(Site::SegmentRemove, &path()).unwrap();
+    let later = next.kill_clone(2);
+    assert_eq!(found(&later), None);
+    assert!((0..SEEDS).any(|seed| found(&later.crash_clone(seed)).is_some()), "the removal was not durable");
 }
 
 #[test]

@@ -102,7 +102,9 @@ impl SimDisk {
     #[must_use]
     pub fn kill_clone(&self, seed: u64) -> Self {
         let state = self.state.lock();
-        let inodes = state.inodes.iter().filter(|(_, file)| file.linked).map(|(number, file)| (*number, file.reopened())).collect();
+        // A file whose removal is not durable may come back with a power cut.
+        let reachable = state.inodes.iter().filter(|(number, file)| file.linked || state.names.mention(**number));
+        let inodes = reachable.map(|(number, file)| (*number, file.reopened())).collect();
         let mut left = State::new(Random::new(seed), state.names.clone(), inodes);
         left.next_inode = state.next_inode;
         left.capacity_bytes = state.capacity_bytes;
