@@ -15,7 +15,7 @@ use crate::index::dedup::Dedup;
 use crate::index::{HeldBack, Index, Pair, Table};
 use crate::io::{DirLock, Io, OpenMode, Site};
 use crate::layout;
-use crate::log::commit::{Commit, CommitBuilder, EntryKind};
+use crate::log::commit::{Commit, CommitBuilder, EntryKind, HEADER_BYTES, Header};
 use crate::log::scan::Scan;
 use crate::log::segment::Segments;
 use crate::log::writer::LogWriter;
@@ -59,9 +59,6 @@ pub struct Opening {
     proven: Position,
     last_timestamp: TimestampMs,
     log_start: Position,
-    /// The greatest log start any commit that was folded names.
-    named_start: Position,
-    scan_started: Position,
     pending: VecDeque<RecoveredEvent>,
     ended: bool,
     since_spill: u64,
@@ -88,21 +85,29 @@ pub(crate) struct Parts {
 impl Opening {
     pub(crate) fn start(io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: StoreConfig) -> Result<Self> {
         let found = StoreFile::read(&*io, dir)?;
-        io.create_dir(Site::DirCreate, &layout::log_dir(dir))?;
+        if found.is_none() {
+            io.create_dir(Site::DirCreate, &layout::log_dir(dir))?;
+        }
         let lock = io.lock(Site::LockFile, &layout::lock_file(dir), &config.holder)?;
         let mut report = RecoveryReport { created: found.is_none(), ..RecoveryReport::default() };
         let store_file = match found {
             Some(found) => found,
-            None => create(&*io, dir, &config, clock.wall())?,
+            None => create(&io, dir, &config, clock.wall())?,
         };
         let segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes, config.ahead_bytes)?;
         let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
+        if log.segments.firsts().is_empty() {
+            return Err(log.damage(Position(0), "there is no segment file, though a store has one before it has its STORE file"));
+        }
         let cached = find_checkpoint(&io, dir, &config, &store_file);
         let checkpoint = cached.as_ref().ok().map(|found| found.meta.clone());
         settle_log(&log, checkpoint.as_ref())?;
-        let (index, held) = match cached {
-            Ok(found) => (found.index, Some(found.held)),
-            Err(why) => (rebuild(&log, &config, why, &mut report)?, None),
+        let (index, held, log_start) = match cached {
+            Ok(found) => (found.index, Some(found.held), found.meta.log_start),
+            Err(why) => {
+                let (index, log_start) = rebuild(&log, &config, why, &mut report)?;
+                (index, None, log_start)
+            }
         };
         let partitions = Arc::new(Partitions::default());
         if checkpoint.is_some() {
@@ -120,9 +125,7 @@ impl Opening {
             previous_crc_known: false,
             proven: Position(0),
             last_timestamp: TimestampMs(0),
-            log_start: Position(0),
-            named_start: Position(0),
-            scan_started: Position(0),
+            log_start,
             pending: VecDeque::new(),
             ended: false,
             since_spill: 0,
@@ -142,14 +145,9 @@ impl Opening {
                 self.previous_crc_known = true;
                 self.proven = meta.tip.end;
                 self.last_timestamp = meta.last_timestamp;
-                self.log_start = meta.log_start;
             }
-            None => {
-                self.log_start = last_contiguous_run(&self.parts.log.segments);
-                self.scanned = Tip { end: self.log_start, last: self.log_start, ..Tip::default() };
-            }
+            None => self.scanned = Tip { end: self.log_start, last: self.log_start, ..Tip::default() },
         }
-        self.scan_started = self.scanned.end;
     }
 
     /// The checkpoint was taken behind a durable commit; that commit must be there, unless the log has begun above it since.
@@ -228,7 +226,6 @@ impl Opening {
         }
         self.last_timestamp = self.last_timestamp.max(commit.header.timestamp);
         self.log_start = self.log_start.max(commit.header.log_start);
-        self.named_start = self.named_start.max(commit.header.log_start);
         self.report.commits_folded += 1;
         self.report.bytes_folded += commit.bytes.len() as u64;
         self.since_spill += 1;
@@ -243,9 +240,6 @@ impl Opening {
         let log = &self.parts.log;
         self.check_against_checkpoint()?;
         judge_end(log, scan, self.proven)?;
-        if self.parts.checkpoint.is_none() {
-            judge_start(log, self.scan_started, self.named_start)?;
-        }
         if scan.stopped() != "no commit header" {
             self.report.torn_tail = Some(scan.stopped().to_owned());
         }
@@ -263,9 +257,6 @@ impl Opening {
             partition.resume_sequence();
         }
         log.start.store(self.log_start.0, std::sync::atomic::Ordering::Relaxed);
-        if self.report.created {
-            log.segments.allocate(FIRST_BLOCKS_BYTES)?;
-        }
         log.segments.resume(self.log_start, self.scanned.end)?;
         log.set_tip(self.scanned);
         log.set_durable(self.scanned.end);
@@ -287,9 +278,9 @@ impl Opening {
 /// Blocks for the very first commits: opening an empty directory should not wait for more.
 const FIRST_BLOCKS_BYTES: u64 = 64 * 1024;
 
-fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Result<StoreFile> {
-    let listed = io.list(Site::DirList, &layout::log_dir(dir))?;
-    if listed.iter().any(|entry| layout::parse_segment_name(&entry.name).is_some()) {
+/// Makes a directory a store. The file `STORE` comes last, so that a store without a segment has lost it.
+fn create(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Result<StoreFile> {
+    if holds_commits(io, dir, config)? {
         let what = "it holds log segments, but no STORE file".to_owned();
         return Err(StorageError::NotAStore { dir: dir.to_owned(), what });
     }
@@ -311,11 +302,26 @@ fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Re
         getrandom::fill(&mut id).map_err(|error| StorageError::Invalid(format!("no random numbers: {error}")))?;
     }
     let store_file = StoreFile { id, created_ms: now.0, segment_bytes: bytes };
-    store_file.create(io, dir)?;
+    let segments = Segments::open(Arc::clone(io), dir, bytes)?;
+    if segments.firsts().is_empty() {
+        segments.allocate(FIRST_BLOCKS_BYTES)?;
+    }
+    io.sync_dir(Site::DirSync, dir)?;
+    store_file.create(&**io, dir)?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(Site::DirSync, parent)?;
     }
     Ok(store_file)
+}
+
+/// Whether there are segments beyond the first blocks that an interrupted creation leaves.
+fn holds_commits(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig) -> Result<bool> {
+    let segments = Segments::open(Arc::clone(io), dir, config.segment_bytes.max(layout::SECTOR_BYTES))?;
+    let Some(first) = segments.reader(Position(0))? else { return Ok(!segments.firsts().is_empty()) };
+    let mut head = [0; HEADER_BYTES];
+    let filled = first.read_at(Site::RecoveryRead, &mut head, 0)?;
+    let begins = head.get(..filled).is_some_and(|head| Header::decode(head, Position(0)).is_ok());
+    Ok(segments.firsts().len() > 1 || begins || first.len(Site::SegmentOpen)? > FIRST_BLOCKS_BYTES)
 }
 
 /// An index that holds a checkpoint of this store. Its file is as it was found until `held` is released.
@@ -338,13 +344,15 @@ fn find_checkpoint(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, store: &S
 }
 
 /// Throws the index away, a cache, and begins an empty one. The log is judged first: what is refused stays as it is.
-fn rebuild(log: &Log, config: &StoreConfig, why: String, report: &mut RecoveryReport) -> Result<Arc<dyn Index>> {
+/// Answers with the log's start too: what lies below it is not indexed, though its segments may still be there.
+fn rebuild(log: &Log, config: &StoreConfig, why: String, report: &mut RecoveryReport) -> Result<(Arc<dyn Index>, Position)> {
+    let mut start = Position(0);
     if !report.created {
         report.index_rebuilt = Some(why);
-        judge_whole(log)?;
+        start = judge_whole(log)?;
     }
     config.index.remove(&log.io, &log.dir)?;
-    config.index.open(&log.io, &log.dir, config.index_cache_bytes)
+    Ok((config.index.open(&log.io, &log.dir, config.index_cache_bytes)?, start))
 }
 
 /// Makes sure that what is read from the checkpoint on is what is on the disk: the kernel may have forgotten a failed write.
@@ -360,16 +368,19 @@ fn settle_log(log: &Log, checkpoint: Option<&CheckpointMeta>) -> Result<()> {
     Ok(())
 }
 
-/// Walks the log from its first position to its end without folding anything.
-fn judge_whole(log: &Log) -> Result<()> {
-    let start = last_contiguous_run(&log.segments);
-    let mut scan = Scan::from_start(log, start);
-    let mut named_start = Position(0);
+/// Walks the log to its end without folding anything. Answers with the log's start: the greatest that any commit names.
+fn judge_whole(log: &Log) -> Result<Position> {
+    let first = last_contiguous_run(&log.segments);
+    let mut scan = Scan::from_start(log, first);
+    let mut start = Position(0);
     while let Some(commit) = scan.next_commit()? {
-        named_start = named_start.max(commit.header.log_start);
+        start = start.max(commit.header.log_start);
     }
     judge_end(log, &scan, Position(0))?;
-    judge_start(log, start, named_start)
+    if first > start {
+        return Err(log.damage(start, "segment files are missing between here and the first one that is left"));
+    }
+    Ok(start)
 }
 
 /// The log ends where a commit fails its check: a torn tail, unless anything proves that more was durable.
@@ -381,14 +392,6 @@ fn judge_end(log: &Log, scan: &Scan<'_>, proven: Position) -> Result<()> {
     }
     if let Some(at) = scan.evidence_beyond_end()? {
         return Err(log.damage(end, format!("{}, though a later commit at position {at} says that it was durable", scan.stopped())));
-    }
-    Ok(())
-}
-
-/// A log that begins above every log start its commits name has lost its first segments.
-fn judge_start(log: &Log, start: Position, named_start: Position) -> Result<()> {
-    if start > named_start {
-        return Err(log.damage(named_start, "segment files are missing between here and the first one that is left"));
     }
     Ok(())
 }

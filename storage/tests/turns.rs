@@ -55,11 +55,8 @@ fn nobody_sees_a_record_between_its_sync_and_its_publication() {
     assert_eq!(store.partition(PartitionId(0)).high_watermark(), Offset(1));
 }
 
-/// Nothing seals a segment that a commit fills to its last byte: the sync of the next segment's commit did not cover a lazy one.
-#[test]
-fn a_lazy_commit_that_fills_its_segment_is_durable_before_the_next_segment_is_begun() {
-    let (disk, clock) = (disk(), clock());
-    let store = try_open(&disk, &clock).unwrap().store;
+/// Lazy events up to the last byte of the first segment.
+fn fill_first_segment(store: &Store) {
     let segment = layout::SEGMENT_BYTES_MIN_WITHOUT_THREADS;
     let mut filled = 0;
     while filled < segment {
@@ -71,6 +68,28 @@ fn a_lazy_commit_that_fills_its_segment_is_durable_before_the_next_segment_is_be
         filled = answer(&mut ticket).unwrap().unwrap().end.0;
     }
     assert_eq!(filled, segment, "the last commit ends with its segment");
+}
+
+/// P6: what the cache still held when the process died is made durable before anybody is told of it, whichever file it is in.
+#[test]
+fn what_recovery_found_survives_the_next_power_cut() {
+    let (disk, clock) = (disk(), clock());
+    let store = try_open(&disk, &clock).unwrap().store;
+    fill_first_segment(&store);
+    let killed = disk.kill_clone(1);
+    let found = try_open(&killed, &clock).unwrap().map;
+    assert_eq!(found.len(), 1, "the cache outlived the process");
+    for seed in 0..20 {
+        assert_eq!(try_open(&killed.crash_clone(seed), &clock).unwrap().map, found, "seed {seed}");
+    }
+}
+
+/// Nothing seals a segment that a commit fills to its last byte: the sync of the next segment's commit did not cover a lazy one.
+#[test]
+fn a_lazy_commit_that_fills_its_segment_is_durable_before_the_next_segment_is_begun() {
+    let (disk, clock) = (disk(), clock());
+    let store = try_open(&disk, &clock).unwrap().store;
+    fill_first_segment(&store);
     let mut ticket = submit(&store, b"synced");
     assert!(store.turn() && answer(&mut ticket).unwrap().is_ok());
     for seed in 0..20 {

@@ -102,7 +102,9 @@ impl SimDisk {
     #[must_use]
     pub fn kill_clone(&self, seed: u64) -> Self {
         let state = self.state.lock();
-        let inodes = state.inodes.iter().filter(|(_, file)| file.linked).map(|(number, file)| (*number, file.reopened())).collect();
+        // A file whose removal is not durable may come back with a power cut.
+        let reachable = state.inodes.iter().filter(|(number, file)| file.linked || state.names.mention(**number));
+        let inodes = reachable.map(|(number, file)| (*number, file.reopened())).collect();
         let mut left = State::new(Random::new(seed), state.names.clone(), inodes);
         left.next_inode = state.next_inode;
         left.capacity_bytes = state.capacity_bytes;
@@ -142,6 +144,12 @@ impl SimDisk {
         self.state.lock().is_off
     }
 
+    /// Calls of one site so far.
+    #[must_use]
+    pub fn calls_of(&self, site: Site) -> u64 {
+        self.state.lock().calls.get(&site).copied().unwrap_or(0)
+    }
+
     /// Calls so far, of every site: how many moments there are to turn the machine off.
     #[must_use]
     pub fn calls(&self) -> u64 {
@@ -171,8 +179,12 @@ impl SimDisk {
 
     /// Runs one call about a name: counts it, lets a planned fault happen instead, and traces it.
     fn named<T>(&self, site: Site, path: &Path, work: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.named_as(Does::Other, site, path, work)
+    }
+
+    fn named_as<T>(&self, does: Does, site: Site, path: &Path, work: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         let mut state = self.state.lock();
-        let arrived = state.arrive(site, Does::Other).and_then(|fault| fault.map_or(Ok(()), |fault| Err(error_of(fault))));
+        let arrived = state.arrive(site, does).and_then(|fault| fault.map_or(Ok(()), |fault| Err(error_of(fault))));
         let result = arrived.map_err(|e| refused(site, path, &e)).and_then(|()| work(&mut state));
         state.trace.push(site, What::Name(path.to_path_buf()), result.is_ok());
         result
@@ -209,7 +221,7 @@ impl Io for SimDisk {
     }
 
     fn sync_dir(&self, site: Site, dir: &Path) -> Result<()> {
-        self.named(site, dir, |state| state.sync_dir(dir).map_err(|e| refused(site, dir, &e)))
+        self.named_as(Does::Sync, site, dir, |state| state.sync_dir(dir).map_err(|e| refused(site, dir, &e)))
     }
 
     fn lock(&self, site: Site, path: &Path, holder: &str) -> Result<Box<dyn DirLock>> {

@@ -13,7 +13,7 @@ mod world;
 use machine::{Tally, run};
 
 /// Power cuts of an ordinary test run.
-const CYCLES: u64 = 2_000;
+const CYCLES: u64 = 1_000;
 
 fn number_of(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))

@@ -86,6 +86,8 @@ pub(super) struct Inode {
     pending: BTreeMap<usize, Pending>,
     /// Each length since the last sync, oldest first.
     pending_lens: Vec<u64>,
+    /// Where the next write-back will put bytes that do not belong there.
+    misdirected: Vec<(u64, Vec<u8>)>,
     /// Pages marked clean by a failed sync though the disk does not hold what the cache shows.
     diverged: BTreeSet<usize>,
     /// Failed syncs so far. Each open file description reports each of them once.
@@ -200,6 +202,7 @@ impl Inode {
             self.disk.set_page(number, Some(Arc::new(page)));
             self.diverged.insert(number);
         }
+        self.misdirect();
         self.disk.len = self.cache.len;
         self.pending_lens.clear();
         self.disk.cut_to_len();
@@ -262,11 +265,18 @@ impl Inode {
         let Some(random) = elsewhere.filter(|_| sectors > 0) else { return };
         let target = random.below(sectors) * SECTOR as u64;
         let kept = bytes.len().min(to_usize(self.disk.len - target));
-        for (number, within, span) in pages_of(target, kept) {
-            let mut page = *self.disk.bytes(number);
-            page[within].copy_from_slice(&bytes[span]);
-            self.disk.set_page(number, Some(Arc::new(page)));
-            self.diverged.insert(number);
+        self.misdirected.push((target, bytes[..kept].to_vec()));
+    }
+
+    /// The disk puts bytes where they do not belong.
+    fn misdirect(&mut self) {
+        for (target, bytes) in std::mem::take(&mut self.misdirected) {
+            for (number, within, span) in pages_of(target, bytes.len()) {
+                let mut page = *self.disk.bytes(number);
+                page[within].copy_from_slice(&bytes[span]);
+                self.disk.set_page(number, Some(Arc::new(page)));
+                self.diverged.insert(number);
+            }
         }
     }
 
