@@ -87,6 +87,8 @@ pub struct Machine {
     /// Nothing of it may be missing: the process was killed, the machine went on.
     cached: bool,
     numbers: u64,
+    /// Of the newest store that was opened: no later one may have it again.
+    epoch: u32,
     /// Idempotency keys and giving up old log exclude each other: without an index, keys live as long as their log.
     keys: bool,
     /// How a recovery that nothing interrupted ended, until an interrupted one has ended as well.
@@ -126,6 +128,7 @@ pub fn run(seed: u64, traced: bool) -> Machine {
         unsure: Vec::new(),
         cached: false,
         numbers: 0,
+        epoch: 0,
         keys,
         reference: None,
         depth: 0,
@@ -255,6 +258,9 @@ impl Machine {
     /// P1, P3, P5, P14, P15, P16, P17, P18.
     fn check_recovered(&mut self, opened: &Opened) -> Result<()> {
         let found = (numbers(&opened.store), &opened.map);
+        let epoch = opened.store.epoch().0;
+        assert!(epoch > self.epoch, "epoch {epoch} again");
+        self.epoch = epoch;
         let reference = self.reference.take();
         let mut world = self.sure.clone();
         let unsure = std::mem::take(&mut self.unsure);
