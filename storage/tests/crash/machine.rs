@@ -14,6 +14,7 @@ use onelog_storage::error::{Result, StorageError};
 use onelog_storage::io::sim::{Fault, SimDisk};
 use onelog_storage::io::{Io, Site};
 use onelog_storage::layout;
+use onelog_storage::log::entry::PartitionNumbers;
 use onelog_storage::store::{CheckpointStart, CheckpointTaken};
 use onelog_storage::submission::{NewBatch, NewEntry, NewEvent, Receipt, Submission, Ticket};
 use onelog_storage::types::{Durability, Offset, PartitionId, Position};
@@ -72,7 +73,7 @@ impl Tally {
 }
 
 /// Numbers, events and records of an opened store.
-type Summary = (Vec<(i64, i64)>, std::collections::BTreeMap<u32, (u64, u64)>, Vec<Vec<u64>>);
+type Summary = (Vec<PartitionNumbers>, std::collections::BTreeMap<u32, (u64, u64)>, Vec<Vec<u64>>);
 
 pub struct Machine {
     dice: Dice,
@@ -580,7 +581,8 @@ fn summary(opened: &Opened) -> Result<Summary> {
         let id = |value: &Vec<u8>| u64::from_le_bytes(value[..8].try_into().unwrap());
         ids.push(values(&opened.store, partition)?.iter().map(id).collect());
     }
-    Ok((numbers(&opened.store), opened.map.clone(), ids))
+    let numbers = (0..PARTITIONS).map(|partition| opened.store.partition(PartitionId(partition)).numbers()).collect();
+    Ok((numbers, opened.map.clone(), ids))
 }
 
 fn entry(store: &Store, partition: u32, id: u64, key: Option<u32>) -> Result<NewEntry> {
