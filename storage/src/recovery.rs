@@ -306,6 +306,8 @@ fn create(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, now: TimestampMs) 
     if segments.firsts().is_empty() {
         segments.allocate(FIRST_BLOCKS_BYTES)?;
     }
+    // Also when it was there: whoever made it may have died before its name was durable.
+    io.sync_dir(Site::DirSync, &layout::log_dir(dir))?;
     io.sync_dir(Site::DirSync, dir)?;
     store_file.create(&**io, dir)?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {

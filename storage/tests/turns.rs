@@ -8,11 +8,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use onelog_storage::Store;
-use onelog_storage::io::sim::SimDisk;
+use onelog_storage::io::Site;
+use onelog_storage::io::sim::{Fault, SimDisk};
 use onelog_storage::layout;
 use onelog_storage::submission::{NewEntry, NewEvent, Submission, Ticket};
 use onelog_storage::types::{Durability, Offset, PartitionId};
-use support::{DIR, EVENT_TAG, answer, body, clock, encode_event, try_open, values};
+use support::{DIR, EVENT_TAG, answer, body, clock, config, encode_event, try_open, try_open_with, values};
 
 fn disk() -> SimDisk {
     SimDisk::with_dir(1, Path::new(DIR))
@@ -81,6 +82,55 @@ fn what_recovery_found_survives_the_next_power_cut() {
     assert_eq!(found.len(), 1, "the cache outlived the process");
     for seed in 0..20 {
         assert_eq!(try_open(&killed.crash_clone(seed), &clock).unwrap().map, found, "seed {seed}");
+    }
+}
+
+/// After a failed sync the cache shows what the disk does not hold, and counts it as written: recovery must not believe it.
+#[test]
+fn what_a_failed_sync_lost_is_not_served_after_a_restart() {
+    for seed in 0..40 {
+        let (disk, clock) = (SimDisk::with_dir(seed, Path::new(DIR)), clock());
+        let store = try_open(&disk, &clock).unwrap().store;
+        let mut safe = submit(&store, b"safe");
+        store.turn();
+        disk.fail(Site::LogSync, 1, Fault::Eio);
+        let mut lost = submit(&store, &[7; 20_000]);
+        store.turn();
+        assert!(answer(&mut safe).unwrap().is_ok() && answer(&mut lost).unwrap().is_err());
+        let next = disk.kill_clone(seed);
+        let again = try_open(&next, &clock).unwrap().store;
+        let served = values(&again, 0).unwrap();
+        assert_eq!(served[0], b"safe");
+        let later = try_open(&next.crash_clone(seed), &clock).unwrap();
+        assert_eq!(values(&later.store, 0).unwrap(), served, "seed {seed}");
+    }
+}
+
+/// The new name of a recycled segment is durable before a commit in it is answered.
+#[test]
+fn a_commit_in_a_recycled_segment_survives_a_power_cut() {
+    let (disk, clock) = (disk(), clock());
+    let bytes = layout::SEGMENT_BYTES_MIN;
+    let store = try_open_with(&disk, &clock, config(bytes)).unwrap().store;
+    let put = || {
+        let mut ticket = submit(&store, &[7; 600_000]);
+        assert!(store.turn() && answer(&mut ticket).unwrap().is_ok());
+        store.stats().durable.0 / bytes
+    };
+    while put() < 2 {}
+    let partition = store.partition(PartitionId(0));
+    let keep = Offset(partition.high_watermark().0 - 1);
+    store.submit(Submission { trims: vec![(Arc::clone(&partition), keep)], ..Submission::default() });
+    store.turn();
+    store.finish_checkpoint(store.begin_checkpoint(), vec![]).unwrap();
+    store.drop_below(store.droppable_end().unwrap()).unwrap();
+    // The next segment is made in time for this one's end; then the log goes on in it.
+    while put() < 3 {}
+    assert_eq!(disk.calls_of(Site::SegmentRecycle), 1);
+    let written = values(&store, 0).unwrap().len();
+    for seed in 0..20 {
+        let again = try_open(&disk.crash_clone(seed), &clock).unwrap();
+        assert_eq!(values(&again.store, 0).unwrap().len(), written, "seed {seed}");
     }
 }
 

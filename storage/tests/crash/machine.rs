@@ -14,6 +14,7 @@ use onelog_storage::error::{Result, StorageError};
 use onelog_storage::io::sim::{Fault, SimDisk};
 use onelog_storage::io::{Io, Site};
 use onelog_storage::layout;
+use onelog_storage::log::entry::PartitionNumbers;
 use onelog_storage::store::{CheckpointStart, CheckpointTaken};
 use onelog_storage::submission::{NewBatch, NewEntry, NewEvent, Receipt, Submission, Ticket};
 use onelog_storage::types::{Durability, Offset, PartitionId, Position};
@@ -72,7 +73,7 @@ impl Tally {
 }
 
 /// Numbers, events and records of an opened store.
-type Summary = (Vec<(i64, i64)>, std::collections::BTreeMap<u32, (u64, u64)>, Vec<Vec<u64>>);
+type Summary = (Vec<PartitionNumbers>, std::collections::BTreeMap<u32, (u64, u64)>, Vec<Vec<u64>>);
 
 pub struct Machine {
     dice: Dice,
@@ -87,6 +88,8 @@ pub struct Machine {
     /// Nothing of it may be missing: the process was killed, the machine went on.
     cached: bool,
     numbers: u64,
+    /// Of the newest store that was opened: no later one may have it again.
+    epoch: u32,
     /// Idempotency keys and giving up old log exclude each other: without an index, keys live as long as their log.
     keys: bool,
     /// How a recovery that nothing interrupted ended, until an interrupted one has ended as well.
@@ -126,6 +129,7 @@ pub fn run(seed: u64, traced: bool) -> Machine {
         unsure: Vec::new(),
         cached: false,
         numbers: 0,
+        epoch: 0,
         keys,
         reference: None,
         depth: 0,
@@ -255,6 +259,9 @@ impl Machine {
     /// P1, P3, P5, P14, P15, P16, P17, P18.
     fn check_recovered(&mut self, opened: &Opened) -> Result<()> {
         let found = (numbers(&opened.store), &opened.map);
+        let epoch = opened.store.epoch().0;
+        assert!(epoch > self.epoch, "epoch {epoch} again");
+        self.epoch = epoch;
         let reference = self.reference.take();
         let mut world = self.sure.clone();
         let unsure = std::mem::take(&mut self.unsure);
@@ -574,7 +581,8 @@ fn summary(opened: &Opened) -> Result<Summary> {
         let id = |value: &Vec<u8>| u64::from_le_bytes(value[..8].try_into().unwrap());
         ids.push(values(&opened.store, partition)?.iter().map(id).collect());
     }
-    Ok((numbers(&opened.store), opened.map.clone(), ids))
+    let numbers = (0..PARTITIONS).map(|partition| opened.store.partition(PartitionId(partition)).numbers()).collect();
+    Ok((numbers, opened.map.clone(), ids))
 }
 
 fn entry(store: &Store, partition: u32, id: u64, key: Option<u32>) -> Result<NewEntry> {
