@@ -154,6 +154,29 @@ fn a_repeat_of_a_lazy_record_is_answered_when_that_is_durable() {
     }
 }
 
+/// Files go only after the log start above them is durable.
+#[test]
+fn a_power_cut_while_log_is_given_back_leaves_the_old_start_or_the_new_one() {
+    for (call, seed) in (1..9).flat_map(|call| (0..8).map(move |seed| (call, seed))) {
+        let (disk, clock) = (SimDisk::with_dir(seed, Path::new(DIR)), clock());
+        let store = try_open(&disk, &clock).unwrap().store;
+        for _ in 0..12 {
+            submit(&store, &[7; 30_000]);
+            store.turn();
+        }
+        let partition = store.partition(PartitionId(0));
+        store.submit(Submission { trims: vec![(Arc::clone(&partition), Offset(11))], ..Submission::default() });
+        store.turn();
+        store.finish_checkpoint(store.begin_checkpoint(), vec![]).unwrap();
+        let end = store.droppable_end().unwrap();
+        assert!(end.0 >= 4 * layout::SEGMENT_BYTES_MIN_WITHOUT_THREADS, "more than is kept for reuse");
+        disk.power_off_after(call);
+        let _ = store.drop_below(end);
+        let again = try_open(&disk.crash_clone(seed), &clock).unwrap_or_else(|error| panic!("call {call}, seed {seed}: {error}"));
+        assert_eq!(values(&again.store, 0).unwrap().len(), 1, "call {call}, seed {seed}");
+    }
+}
+
 /// Nothing seals a segment that a commit fills to its last byte: the sync of the next segment's commit did not cover a lazy one.
 #[test]
 fn a_lazy_commit_that_fills_its_segment_is_durable_before_the_next_segment_is_begun() {
