@@ -97,7 +97,7 @@ impl Opening {
         let segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes, config.ahead_bytes)?;
         let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
         if log.segments.firsts().is_empty() {
-            return Err(log.damage(Position(0), "there is no segment file, though a store has one before it has its STORE file"));
+            return Err(log.damage(Position(0), "every segment file is missing, though a store has one before it has its STORE file"));
         }
         let cached = find_checkpoint(&io, dir, &config, &store_file);
         let checkpoint = cached.as_ref().ok().map(|found| found.meta.clone());

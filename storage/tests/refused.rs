@@ -19,7 +19,7 @@ use onelog_storage::io::{Io, OpenMode, Site};
 use onelog_storage::layout;
 use onelog_storage::submission::{NewEntry, NewEvent, Submission};
 use onelog_storage::types::{PartitionId, Position};
-use support::{DIR, Dice, EVENT_TAG, answer, body, clock, encode_event, encode_pair, try_open, values};
+use support::{DIR, Dice, EVENT_TAG, answer, body, clock, config, encode_event, encode_pair, try_open, try_open_with, values};
 
 const RECORDS: usize = 120;
 const SAMPLES: u64 = 500;
@@ -171,17 +171,19 @@ fn a_store_without_a_segment_is_damaged_and_not_empty() {
 /// The process may end at any moment of the first opening: what is left is a store or becomes one.
 #[test]
 fn an_interrupted_creation_is_completed_by_the_next_opening() {
-    for (call, seed) in (1..60).flat_map(|call| (0..6).map(move |seed| (call, seed))) {
+    // Of the usual size: small segments are many, and the next one's name would be synced soon.
+    let open = |disk: &SimDisk| try_open_with(disk, &clock(), config(layout::SEGMENT_BYTES_MIN));
+    for (call, seed) in (1..24).flat_map(|call| (0..10).map(move |seed| (call, call * 100 + seed))) {
         let disk = SimDisk::with_dir(seed, Path::new(DIR));
         disk.power_off_after(call);
-        let interrupted = try_open(&disk, &clock());
+        let interrupted = open(&disk);
         // Every second one is the death of the process alone, and the power goes once the next one has come to its end.
         let left = if seed % 2 == 0 { disk.crash_clone(seed) } else { disk.kill_clone(seed) };
         drop(interrupted);
-        let store = try_open(&left, &clock()).unwrap_or_else(|error| panic!("call {call}, seed {seed}: {error}")).store;
+        let store = open(&left).unwrap_or_else(|error| panic!("call {call}, seed {seed}: {error}")).store;
         put(&store, 0).unwrap();
         let left = left.crash_clone(seed);
-        let again = try_open(&left, &clock()).unwrap_or_else(|error| panic!("call {call}, seed {seed}, the second time: {error}"));
+        let again = open(&left).unwrap_or_else(|error| panic!("call {call}, seed {seed}, the second time: {error}"));
         assert_eq!(values(&again.store, 0).unwrap(), [value(0)], "call {call}, seed {seed}");
     }
 }

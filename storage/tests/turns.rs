@@ -13,7 +13,7 @@ use onelog_storage::io::sim::{Fault, SimDisk};
 use onelog_storage::layout;
 use onelog_storage::submission::{NewEntry, NewEvent, Submission, Ticket};
 use onelog_storage::types::{Durability, Offset, PartitionId};
-use support::{DIR, EVENT_TAG, answer, body, clock, config, encode_event, try_open, try_open_with, values};
+use support::{DIR, EVENT_TAG, WINDOW_MS, answer, body, clock, config, encode_event, try_open, try_open_with, values};
 
 fn disk() -> SimDisk {
     SimDisk::with_dir(1, Path::new(DIR))
@@ -131,6 +131,49 @@ fn a_commit_in_a_recycled_segment_survives_a_power_cut() {
     for seed in 0..20 {
         let again = try_open(&disk.crash_clone(seed), &clock).unwrap();
         assert_eq!(values(&again.store, 0).unwrap().len(), written, "seed {seed}");
+    }
+}
+
+/// P6: a repeat that asks to be durable is answered once what it repeats is.
+#[test]
+fn a_repeat_of_a_lazy_record_is_answered_when_that_is_durable() {
+    let (disk, clock) = (disk(), clock());
+    let store = try_open(&disk, &clock).unwrap().store;
+    let put = |durability| {
+        let key = store.dedup_key(1, b"key", &[b"value"], WINDOW_MS).unwrap();
+        let entry = NewEntry { partition: store.partition(PartitionId(0)), body: body(b"value"), key: Some(Box::new(key)), expected: None };
+        let mut ticket = store.submit(Submission { records: [entry].into_iter().collect(), durability, ..Submission::default() });
+        store.turn();
+        answer(&mut ticket).unwrap().unwrap().appended[0].duplicate
+    };
+    assert!(!put(Durability::Lazy));
+    assert!(put(Durability::Sync));
+    for seed in 0..20 {
+        let again = try_open(&disk.crash_clone(seed), &clock).unwrap();
+        assert_eq!(values(&again.store, 0).unwrap(), [b"value".to_vec()], "seed {seed}");
+    }
+}
+
+/// Files go only after the log start above them is durable.
+#[test]
+fn a_power_cut_while_log_is_given_back_leaves_the_old_start_or_the_new_one() {
+    for (call, seed) in (1..9).flat_map(|call| (0..8).map(move |seed| (call, seed))) {
+        let (disk, clock) = (SimDisk::with_dir(seed, Path::new(DIR)), clock());
+        let store = try_open(&disk, &clock).unwrap().store;
+        for _ in 0..12 {
+            submit(&store, &[7; 30_000]);
+            store.turn();
+        }
+        let partition = store.partition(PartitionId(0));
+        store.submit(Submission { trims: vec![(Arc::clone(&partition), Offset(11))], ..Submission::default() });
+        store.turn();
+        store.finish_checkpoint(store.begin_checkpoint(), vec![]).unwrap();
+        let end = store.droppable_end().unwrap();
+        assert!(end.0 >= 4 * layout::SEGMENT_BYTES_MIN_WITHOUT_THREADS, "more than is kept for reuse");
+        disk.power_off_after(call);
+        let _ = store.drop_below(end);
+        let again = try_open(&disk.crash_clone(seed), &clock).unwrap_or_else(|error| panic!("call {call}, seed {seed}: {error}"));
+        assert_eq!(values(&again.store, 0).unwrap().len(), 1, "call {call}, seed {seed}");
     }
 }
 
