@@ -57,7 +57,7 @@ pub fn check_dir(io: &Arc<dyn Io>, dir: &Path, holder: &str) -> Result<CheckRepo
         return Err(StorageError::NotAStore { dir: dir.to_owned(), what: "it has no STORE file".into() });
     };
     let _lock = io.lock(Site::LockFile, &layout::lock_file(dir), holder)?;
-    let segments = Segments::open(Arc::clone(io), dir, store.segment_bytes, 0)?;
+    let segments = Segments::open(Arc::clone(io), dir, store.segment_bytes)?;
     let log = Log::new(Arc::clone(io), dir.to_owned(), segments, 0);
     let mut check = Check { log: &log, next_offsets: HashMap::new(), report: CheckReport::default() };
     check.report.segments = log.segments.firsts().len() as u64;

@@ -94,7 +94,8 @@ impl Opening {
             Some(found) => found,
             None => create(&io, dir, &config, clock.wall())?,
         };
-        let segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes, config.ahead_bytes)?;
+        let mut segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes)?;
+        segments.ahead_bytes = config.ahead_bytes;
         let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
         if log.segments.firsts().is_empty() {
             return Err(log.damage(Position(0), "every segment file is missing, though a store has one before it has its STORE file"));

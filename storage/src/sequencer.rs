@@ -101,8 +101,15 @@ pub struct Staged {
     pub records: u64,
 }
 
-/// A repeat, or a record to append.
-type Verdict = Option<KnownKey>;
+/// What a record of a submission is.
+#[derive(Clone, Copy)]
+enum Verdict {
+    New,
+    /// Stored by an earlier submission.
+    Known(KnownKey),
+    /// The same key as this earlier record of the submission.
+    Twin(usize),
+}
 
 impl Sequencer {
     /// Stages one submission, or refuses it whole.
@@ -117,16 +124,14 @@ impl Sequencer {
         let verdicts = self.check(submission, dedup, index, now)?;
         let mut appended = SmallVec::with_capacity(submission.records.len());
         for (at, entry) in submission.records.iter().enumerate() {
-            let verdict = verdicts.get(at).copied().flatten();
-            // A key that comes twice within the submission is known by the time of its second record.
-            let verdict = match (verdict, &entry.key) {
-                (None, Some(key)) if submission.records.len() > 1 => dedup.find(index, key, now)?,
-                (verdict, _) => verdict,
+            // Nothing here may fail any more: what was staged of the submission stays staged.
+            let twin = |first: usize| appended.get(first).map(|first: &Appended| Appended { duplicate: true, ..*first });
+            let repeated = match verdicts.get(at) {
+                Some(Verdict::Known(known)) => Some(Appended { partition: known.partition, offset: known.offset, duplicate: true }),
+                Some(Verdict::Twin(first)) => twin(*first),
+                Some(Verdict::New) | None => None,
             };
-            appended.push(match verdict {
-                Some(known) => Appended { partition: known.partition, offset: known.offset, duplicate: true },
-                None => self.append(entry, dedup, now),
-            });
+            appended.push(repeated.unwrap_or_else(|| self.append(entry, dedup, now)));
         }
         let batches = submission.batches.drain(..).map(|batch| self.append_batch(batch, now)).collect();
         for event in &submission.events {
@@ -143,21 +148,23 @@ impl Sequencer {
         if submission.records.iter().all(|entry| entry.key.is_none() && entry.expected.is_none()) {
             return Ok(verdicts);
         }
-        let mut own: HashMap<u128, u64> = HashMap::new();
+        let mut own: HashMap<u128, (usize, u64)> = HashMap::new();
         for (at, entry) in submission.records.iter().enumerate() {
-            let mut verdict = None;
+            let mut verdict = Verdict::New;
             if let Some(key) = &entry.key {
-                verdict = dedup.find(index, key, now)?;
-                let first_body = verdict.map(|known| known.body).or_else(|| own.get(&key.key).copied());
+                let known = dedup.find(index, key, now)?;
+                let twin = own.get(&key.key).copied();
+                let first_body = known.map(|known| known.body).or_else(|| twin.map(|(_, body)| body));
                 if first_body.is_some_and(|body| body != key.body) {
-                    let (partition, offset) = verdict.map_or((entry.partition.id, Offset(-1)), |known| (known.partition, known.offset));
+                    let (partition, offset) = known.map_or((entry.partition.id, Offset(-1)), |known| (known.partition, known.offset));
                     return Err(StorageError::IdempotencyConflict { index: at, partition, offset });
                 }
+                verdict = known.map(Verdict::Known).or_else(|| twin.map(|(first, _)| Verdict::Twin(first))).unwrap_or(Verdict::New);
                 if submission.records.len() > 1 {
-                    own.insert(key.key, key.body);
+                    own.entry(key.key).or_insert((at, key.body));
                 }
             }
-            if let (None, Some(expected)) = (verdict, entry.expected) {
+            if let (Verdict::New, Some(expected)) = (verdict, entry.expected) {
                 let actual = entry.partition.sequence.lock().next;
                 if actual != expected {
                     return Err(StorageError::UnexpectedOffset { expected, actual });
