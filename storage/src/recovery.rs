@@ -5,7 +5,7 @@
 //! is not written; a refusal leaves it as it was.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::{self, CheckpointMeta};
@@ -14,10 +14,11 @@ use crate::error::{Result, StorageError};
 use crate::index::dedup::Dedup;
 use crate::index::{Index, Pair, Table};
 use crate::io::{DirLock, Io, OpenMode, Site};
-use crate::layout;
+use crate::layout::{self, FIRST_BLOCKS_BYTES};
 use crate::log::commit::{Commit, CommitBuilder, EntryKind};
 use crate::log::scan::Scan;
 use crate::log::segment::Segments;
+use crate::log::verdict::{self, Known, Verdict};
 use crate::log::writer::LogWriter;
 use crate::log::{Log, Tip, entry};
 use crate::store::{Store, StoreConfig};
@@ -57,6 +58,8 @@ pub struct Opening {
     scanned: Tip,
     previous_crc_known: bool,
     proven: Position,
+    /// Blocks are known to have existed below this.
+    allocated: Position,
     last_timestamp: TimestampMs,
     log_start: Position,
     /// The greatest log start any commit that was folded names.
@@ -85,14 +88,16 @@ pub(crate) struct Parts {
 impl Opening {
     pub(crate) fn start(io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: StoreConfig) -> Result<Self> {
         let found = StoreFile::read(&*io, dir)?;
-        io.create_dir(Site::DirCreate, &layout::log_dir(dir))?;
+        if found.is_none() {
+            io.create_dir(Site::DirCreate, &layout::log_dir(dir))?;
+        }
         let lock = io.lock(Site::LockFile, &layout::lock_file(dir), &config.holder)?;
         let mut report = RecoveryReport { created: found.is_none(), ..RecoveryReport::default() };
         let store_file = match found {
             Some(found) => found,
-            None => create(&*io, dir, &config, clock.wall())?,
+            None => create(&io, dir, &config, clock.wall())?,
         };
-        let segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes)?;
+        let segments = open_segments(&io, dir, store_file.segment_bytes)?;
         let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
         let (index, checkpoint) = open_index(&io, dir, &config, &store_file, &mut report)?;
         let partitions = Arc::new(Partitions::default());
@@ -110,6 +115,7 @@ impl Opening {
             scanned: Tip::default(),
             previous_crc_known: false,
             proven: Position(0),
+            allocated: Position(0),
             last_timestamp: TimestampMs(0),
             log_start: Position(0),
             named_start: Position(0),
@@ -147,27 +153,25 @@ impl Opening {
                 file.evict(Site::RecoveryEvict)?;
             }
         }
+        // Their names too: the process may have been killed between the creation of a file and the sync of its name.
+        self.parts.io.sync_dir(Site::DirSync, &layout::log_dir(&log.dir))?;
+        self.parts.io.sync_dir(Site::DirSync, &log.dir)?;
         self.check_against_checkpoint()
     }
 
     /// The checkpoint was taken behind a durable commit; that commit must be there.
-    fn check_against_checkpoint(&self) -> Result<()> {
+    fn check_against_checkpoint(&mut self) -> Result<()> {
         let Some(meta) = &self.parts.checkpoint else { return Ok(()) };
         let log = &self.parts.log;
-        let present = log.segments.firsts();
-        let mut first = log.segments.first_of(meta.log_start);
-        while first < meta.tip.end {
-            if !present.contains(&first) {
-                return Err(log.damage(first, "the segment file is missing, its records were acknowledged"));
-            }
-            first = first.plus(log.segments.segment_bytes());
-        }
         if meta.tip.end == meta.tip.last {
             return Ok(());
         }
         let last = log.commit_at(meta.tip.last, meta.tip.end.max(meta.tip.last.plus(1)));
         match last {
-            Ok(commit) if commit.crc == meta.tip.crc => Ok(()),
+            Ok(commit) if commit.crc == meta.tip.crc => {
+                self.allocated = commit.header.allocated_end();
+                Ok(())
+            }
             Ok(_) => Err(log.damage(
                 meta.tip.last,
                 "another commit than the checkpoint names (if the log was restored from a backup, delete the index file)",
@@ -205,6 +209,7 @@ impl Opening {
             self.fold(&commit)?;
         }
         self.proven = self.proven.max(scan.proven());
+        self.allocated = self.allocated.max(scan.allocated());
         if scan.tip().end != self.scanned.end {
             self.scanned = scan.tip();
             self.previous_crc_known = true;
@@ -239,19 +244,25 @@ impl Opening {
     /// The log ends where a commit fails its check: a torn tail, unless anything proves that more was durable.
     fn judge_end(&mut self, scan: &Scan<'_>) -> Result<()> {
         let log = &self.parts.log;
-        let end = scan.tip().end;
-        let proven = self.proven.max(scan.proven());
-        if proven > end {
-            return Err(log.damage(end, format!("{}, though everything up to position {proven} was durable", scan.stopped())));
+        let known = Known { proven: self.proven, allocated: self.allocated, log_start: self.log_start, from: self.scan_started };
+        match verdict::judge(log, scan, known)? {
+            Verdict::Torn(why) => self.report.torn_tail = why.map(str::to_owned),
+            Verdict::Damage { at, what } => return Err(log.damage(at, what)),
         }
-        if let Some(at) = scan.evidence_beyond_end()? {
-            return Err(log.damage(end, format!("{}, though a later commit at position {at} says that it was durable", scan.stopped())));
-        }
-        if self.parts.checkpoint.is_none() && self.scan_started > self.named_start {
-            return Err(log.damage(self.named_start, "segment files are missing between here and the first one that is left"));
-        }
-        if scan.stopped() != "no commit header" {
-            self.report.torn_tail = Some(scan.stopped().to_owned());
+        let Some(meta) = &self.parts.checkpoint else {
+            return match self.scan_started > self.named_start {
+                true => Err(log.damage(self.named_start, "segment files are missing between here and the first one that is left")),
+                false => Ok(()),
+            };
+        };
+        // Only now: a commit behind the checkpoint may have given up more of the front than the checkpoint knows.
+        let present = log.segments.firsts();
+        let mut first = log.segments.first_of(self.log_start);
+        while first < meta.tip.end {
+            if !present.contains(&first) {
+                return Err(log.damage(first, "the segment file is missing, its records were acknowledged"));
+            }
+            first = first.plus(log.segments.segment_bytes());
         }
         Ok(())
     }
@@ -264,9 +275,6 @@ impl Opening {
             partition.resume_sequence();
         }
         log.start.store(self.log_start.0, std::sync::atomic::Ordering::Relaxed);
-        if self.report.created {
-            log.segments.allocate(FIRST_BLOCKS_BYTES)?;
-        }
         log.segments.resume(self.log_start, self.scanned.end)?;
         log.set_tip(self.scanned);
         log.set_durable(self.scanned.end);
@@ -285,15 +293,23 @@ impl Opening {
     }
 }
 
-/// Blocks for the very first commits: opening an empty directory should not wait for more.
-const FIRST_BLOCKS_BYTES: u64 = 64 * 1024;
-
-fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Result<StoreFile> {
-    let listed = io.list(Site::DirList, &layout::log_dir(dir))?;
-    if listed.iter().any(|entry| layout::parse_segment_name(&entry.name).is_some()) {
-        let what = "it holds log segments, but no STORE file".to_owned();
-        return Err(StorageError::NotAStore { dir: dir.to_owned(), what });
+/// The segments of a store that exists, of which there is one from its first moment on.
+pub(crate) fn open_segments(io: &Arc<dyn Io>, dir: &Path, segment_bytes: u64) -> Result<Segments> {
+    let gone = |file: PathBuf, what: &str| StorageError::Damage { dir: dir.to_owned(), file, position: Position(0), what: what.to_owned() };
+    let segments = match Segments::open(Arc::clone(io), dir, segment_bytes) {
+        Err(StorageError::Io { kind: std::io::ErrorKind::NotFound, .. }) => {
+            return Err(gone(layout::log_dir(dir), "the directory of the log is missing"));
+        }
+        opened => opened?,
+    };
+    if segments.firsts().is_empty() {
+        return Err(gone(segments.path_of(Position(0)), "there is no segment file, and a store has one from its first moment on"));
     }
+    Ok(segments)
+}
+
+/// Makes the first blocks, then `STORE`: a store without blocks has lost them.
+fn create(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Result<StoreFile> {
     let bytes = config.segment_bytes;
     if !(layout::SEGMENT_BYTES_MIN..=layout::SEGMENT_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(layout::SECTOR_BYTES) {
         return Err(StorageError::Invalid(format!(
@@ -303,14 +319,36 @@ fn create(io: &dyn Io, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Re
             layout::SECTOR_BYTES
         )));
     }
+    refuse_a_log_without_store(&**io, dir)?;
+    let segments = Segments::open(Arc::clone(io), dir, bytes)?;
+    segments.allocate(FIRST_BLOCKS_BYTES)?;
+    io.sync_dir(Site::DirSync, &layout::log_dir(dir))?;
+    io.sync_dir(Site::DirSync, dir)?;
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| StorageError::Invalid(format!("no random numbers: {error}")))?;
     let store_file = StoreFile { id, created_ms: now.0, segment_bytes: bytes };
-    store_file.create(io, dir)?;
+    store_file.create(&**io, dir)?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(Site::DirSync, parent)?;
     }
     Ok(store_file)
+}
+
+/// A log without a `STORE` is none of ours to begin anew; first blocks without a commit are what an interrupted creation left.
+fn refuse_a_log_without_store(io: &dyn Io, dir: &Path) -> Result<()> {
+    for entry in io.list(Site::DirList, &layout::log_dir(dir))? {
+        let Some(first) = layout::parse_segment_name(&entry.name) else { continue };
+        let file = io.open(Site::SegmentOpen, &layout::segment_file(dir, first), OpenMode::Read)?;
+        let mut bytes = vec![0; usize::try_from(entry.len.min(FIRST_BLOCKS_BYTES)).unwrap_or(0)];
+        let read = file.read_at(Site::RecoveryRead, &mut bytes, 0)?;
+        bytes.truncate(read);
+        let is_blank = Commit::decode(&bytes.into(), first).is_err();
+        if first != Position(0) || entry.len > FIRST_BLOCKS_BYTES || !is_blank {
+            let what = "it holds log segments, but no STORE file".to_owned();
+            return Err(StorageError::NotAStore { dir: dir.to_owned(), what });
+        }
+    }
+    Ok(())
 }
 
 type OpenedIndex = (Arc<dyn Index>, Option<CheckpointMeta>);

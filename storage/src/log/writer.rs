@@ -54,7 +54,8 @@ impl LogWriter {
     /// Whether a commit of about `bytes` can be placed; allocates when the blocks run out. `StorageError::Full` is no failure.
     pub fn make_room(&mut self, bytes: u64, may_use_reserve: bool) -> Result<()> {
         self.log.check_poison()?;
-        let reserve = if may_use_reserve { 0 } else { RESERVE_BYTES };
+        // At least a sector stays behind every commit, so that each says of blocks beyond itself that they exist.
+        let reserve = if may_use_reserve { SECTOR_BYTES } else { RESERVE_BYTES };
         let start = self.place(bytes);
         let needed = start.plus(to_sectors(bytes) + reserve);
         while self.log.segments.allocated_end() < needed {
@@ -116,6 +117,7 @@ impl LogWriter {
             timestamp,
             epoch: self.tip.epoch,
             previous_crc: self.tip.crc,
+            ahead_sectors: u32::try_from(self.log.segments.allocated_end().since(self.tip.end) / SECTOR_BYTES).unwrap_or(u32::MAX),
         }
     }
 
