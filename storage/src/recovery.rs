@@ -15,13 +15,13 @@ use crate::index::dedup::Dedup;
 use crate::index::{Index, Pair, Table};
 use crate::io::{DirLock, Io, OpenMode, Site};
 use crate::layout::{self, FIRST_BLOCKS_BYTES};
-use crate::log::commit::{Commit, CommitBuilder, EntryKind};
+use crate::log::commit::{Commit, CommitBuilder, Entry, EntryKind};
 use crate::log::scan::Scan;
 use crate::log::segment::Segments;
 use crate::log::verdict::{self, Known, Verdict};
 use crate::log::writer::LogWriter;
 use crate::log::{Log, Tip, entry};
-use crate::store::{Store, StoreConfig};
+use crate::store::{Store, StoreConfig, TAG_LOG_START};
 use crate::store_file::StoreFile;
 use crate::types::{Epoch, Position, TimestampMs};
 use crate::views::{self, Partitions};
@@ -102,8 +102,8 @@ impl Opening {
         let (index, checkpoint) = open_index(&io, dir, &config, &store_file, &mut report)?;
         let partitions = Arc::new(Partitions::default());
         if checkpoint.is_some() {
-            for (id, numbers) in checkpoint::read_partitions(&*index)? {
-                partitions.insert(id, numbers);
+            for (id, told) in checkpoint::read_partitions(&*index)? {
+                partitions.insert(id, told);
             }
         }
         let dedup = Arc::new(Dedup::open(store_file.id, &*index)?);
@@ -222,6 +222,9 @@ impl Opening {
         let bad = |what: &str| parts.log.damage(commit.header.position, what);
         for entry in commit.entries() {
             let entry = entry.map_err(bad)?;
+            if is_of_another_store(&entry, parts.store_id) {
+                return Err(bad("this log was written for another store: its STORE file or its log was exchanged"));
+            }
             views::fold(&entry, commit, &parts.partitions, &parts.dedup).map_err(bad)?;
             if entry.kind == EntryKind::Event {
                 let (position, timestamp) = (commit.header.position, commit.header.timestamp);
@@ -281,7 +284,7 @@ impl Opening {
         let epoch = Epoch(self.scanned.epoch.0 + 1);
         let mut writer = LogWriter::new(Arc::clone(log), epoch, self.last_timestamp);
         let mut builder = CommitBuilder::default();
-        entry::encode_boot(epoch, &mut builder);
+        entry::encode_boot(epoch, self.parts.store_id, &mut builder);
         writer.make_room(builder.len_bytes() as u64, true)?;
         let now = writer.stamp(self.parts.clock.wall());
         writer.append(builder, now)?;
@@ -290,6 +293,15 @@ impl Opening {
         log.set_published();
         let report = self.report.clone();
         Ok((Store::start(self.parts, writer, epoch, self.store_file.created_ms)?, report))
+    }
+}
+
+/// Whether an entry that names its store names another one.
+pub(crate) fn is_of_another_store(entry: &Entry, store_id: [u8; 16]) -> bool {
+    match (entry.kind, entry.tag) {
+        (EntryKind::Boot, _) => entry::decode_boot(&entry.payload) != Some(store_id),
+        (EntryKind::Event, TAG_LOG_START) => entry.payload != store_id.as_slice(),
+        _ => false,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::{Result, StorageError};
 use crate::index::Index;
 use crate::index::dedup::{Dedup, KnownKey};
 use crate::log::commit::{CommitBuilder, EntryKind};
-use crate::log::entry::{KeyEntry, Keys, PartitionNumbers, Records};
+use crate::log::entry::{KeyEntry, Keys, PartitionNumbers, PartitionTold, Records};
 use crate::partition::{Partition, WrittenBatch};
 use crate::submission::{Appended, NewBatch, NewEntry, Receipt, Submission};
 use crate::types::{Offset, Position, StreamId, TimestampMs};
@@ -264,7 +264,7 @@ impl Staged {
                 numbers.bytes += batch.bytes;
                 numbers.max_timestamp = numbers.max_timestamp.max(batch.max_timestamp);
             }
-            numbers.encode_entry(partition.id, to);
+            PartitionTold { numbers, lost: partition.lost() }.encode_entry(partition.id, to);
             self.told.push((partition, numbers));
         }
     }

@@ -193,6 +193,9 @@ impl Store {
         if from < start || from > end {
             return Err(StorageError::OffsetOutOfRange { offset: from, start, end });
         }
+        if let Some(lost) = partition.lost_at(from) {
+            return Err(StorageError::RecordsLost { from: lost.from, to: lost.to });
+        }
         let mut walk = Walk { store: self, partition, next: from, end, found: Vec::new(), bytes: 0, bytes_max, last: None };
         let index = &*self.parts.index;
         let mut entry = offsets::floor(index, partition, from)?;
@@ -232,7 +235,14 @@ impl Store {
         let entry = offsets::last_where(index, partition, start, end, |entry| entry.max_timestamp_before < target)?;
         let mut from = entry.map_or(start, |entry| entry.base_offset.max(start));
         while from < end {
-            for stored in self.read(partition, from, READ_BYTES)? {
+            let found = match self.read(partition, from, READ_BYTES) {
+                Err(StorageError::RecordsLost { to, .. }) => {
+                    from = to;
+                    continue;
+                }
+                found => found?,
+            };
+            for stored in found {
                 if let Some(found) = first_at_or_after(&stored, target, start)? {
                     return Ok(Some(found));
                 }
@@ -360,7 +370,7 @@ impl Store {
         }
         log.start.store(position.0, Relaxed);
         // The next commit's header carries the new start; only when it is durable may files go.
-        let event = crate::submission::NewEvent { tag: TAG_LOG_START, payload: Vec::new() };
+        let event = crate::submission::NewEvent { tag: TAG_LOG_START, payload: self.parts.store_id.to_vec() };
         self.submit(Submission { events: smallvec::smallvec![event], urgent: true, ..Submission::default() }).wait()?;
         log.segments.retire_below(position)
     }
@@ -416,7 +426,7 @@ impl Drop for Store {
     }
 }
 
-/// Tag of the store's own event that carries a new log start; the broker sees and ignores it.
+/// Tag of the store's own event that carries a new log start, and names the store; the broker sees and ignores it.
 pub const TAG_LOG_START: u8 = 0;
 /// Read at once when looking for a time.
 const READ_BYTES: usize = 1024 * 1024;
@@ -468,6 +478,14 @@ impl Walk<'_> {
         }
         if records.base_offset >= self.end {
             return Ok(false);
+        }
+        if records.base_offset > self.next {
+            // Up to a lost range, which the next read is told of. Any other gap is an entry that leads too far.
+            if self.partition.lost_at(self.next).is_some() && !self.found.is_empty() {
+                return Ok(false);
+            }
+            let what = format!("offsets {} to {} of partition {} are not where the index says", self.next, records.base_offset.0 - 1, self.partition.id);
+            return Err(self.store.parts.log.damage(at, what));
         }
         if !self.found.is_empty() && self.bytes + batch.total_bytes() > self.bytes_max {
             return Ok(false);

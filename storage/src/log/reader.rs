@@ -37,6 +37,17 @@ impl Log {
         Ok(wanted)
     }
 
+    /// The whole commit that stands at a position, if one does. For walks: reads past the cache.
+    pub fn whole_at(&self, at: Position) -> Result<Option<Commit>> {
+        if self.segments.reader(at)?.is_none() {
+            return Ok(None);
+        }
+        let head = self.read_bytes(Site::RecoveryRead, at, HEADER_BYTES as u64)?;
+        let Ok((header, _)) = Header::decode(&head, at) else { return Ok(None) };
+        let bytes = self.read_bytes(Site::RecoveryRead, at, u64::from(header.length))?;
+        Ok(Commit::decode(&bytes, at).ok())
+    }
+
     fn cache_neighbours(&self, chunk: &Bytes, at: Position, wanted: &Commit, end: Position) {
         let mut next = self.after(&wanted.header);
         while next < end {

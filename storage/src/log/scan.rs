@@ -41,6 +41,11 @@ impl<'a> Scan<'a> {
         Self { previous_crc: Some(tip.crc), epoch: tip.epoch, proven: tip.end, last: tip.last, ..Self::from_start(log, tip.end) }
     }
 
+    /// Goes on behind damage: the chain is not known there, but what was read before it still counts.
+    pub fn resumed(&self, at: Position) -> Self {
+        Self { epoch: self.epoch, proven: self.proven, allocated: self.allocated, ..Self::from_start(self.log, at) }
+    }
+
     /// Where the walk stands.
     pub fn tip(&self) -> Tip {
         Tip { end: self.at, last: self.last, crc: self.previous_crc.unwrap_or(0), epoch: self.epoch }
@@ -156,7 +161,7 @@ impl<'a> Scan<'a> {
         if self.stopped != Some(NO_CHAIN) {
             return Ok(false);
         }
-        let commit = self.whole_at(self.at)?;
+        let commit = self.log.whole_at(self.at)?;
         Ok(commit.is_some_and(|commit| commit.header.epoch >= self.epoch))
     }
 
@@ -178,7 +183,7 @@ impl<'a> Scan<'a> {
                 for (sector, bytes) in window.chunks(SECTOR_BYTES as usize).enumerate() {
                     let here = at.plus(sector as u64 * SECTOR_BYTES);
                     let is_newer = Header::decode(bytes, here).is_ok_and(|(header, _)| header.epoch >= self.epoch);
-                    let Some(commit) = is_newer.then(|| self.whole_at(here)).transpose()?.flatten() else { continue };
+                    let Some(commit) = is_newer.then(|| self.log.whole_at(here)).transpose()?.flatten() else { continue };
                     if self.is_followed(&commit)? {
                         return Ok(Some(here));
                     }
@@ -192,19 +197,8 @@ impl<'a> Scan<'a> {
     }
 
     fn is_followed(&self, commit: &Commit) -> Result<bool> {
-        let next = self.whole_at(self.log.after(&commit.header))?;
+        let next = self.log.whole_at(self.log.after(&commit.header))?;
         Ok(next.is_some_and(|next| next.header.previous_crc == commit.crc))
-    }
-
-    /// The whole commit at a position, if one is there.
-    fn whole_at(&self, at: Position) -> Result<Option<Commit>> {
-        if self.log.segments.reader(at)?.is_none() {
-            return Ok(None);
-        }
-        let head = self.log.read_bytes(Site::RecoveryRead, at, HEADER_BYTES as u64)?;
-        let Ok((header, _)) = Header::decode(&head, at) else { return Ok(None) };
-        let bytes = self.log.read_bytes(Site::RecoveryRead, at, u64::from(header.length))?;
-        Ok(Commit::decode(&bytes, at).ok())
     }
 
     /// A whole, valid commit of this epoch or a later one, written when more than the walk found was durable already.

@@ -1,0 +1,65 @@
+//! One flipped bit anywhere.
+
+use std::path::{Path, PathBuf};
+
+use onelog_storage::layout;
+use onelog_storage::types::Position;
+
+use crate::world::{DIR, Seen, World, bytes_of, look};
+
+/// Flips of an ordinary run.
+const FLIPS: u64 = 1_200;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().map_or(otherwise, |value| value.parse().unwrap())
+}
+
+/// Steele, Lea and Flood's splitmix64.
+fn mixed(seed: u64) -> u64 {
+    let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Flips `count` bits of `file`, within its first `bytes` bytes, each in a copy of its own. How often each thing was seen.
+fn flip(world: &World, file: &Path, bytes: usize, count: u64) -> [u64; 3] {
+    let original = bytes_of(&world.disk, file);
+    let first = number("ONELOG_FLIP_SEED", 0);
+    let mut seen = [0; 3];
+    for seed in first..first + count {
+        let bit = usize::try_from(mixed(seed) % (bytes.min(original.len()) as u64 * 8)).unwrap();
+        let damaged = world.copy();
+        damaged.damage(file, &[original[bit / 8] ^ 1 << (bit % 8)], (bit / 8) as u64);
+        let what = format!("bit {} of byte {} of {} (seed {seed})", bit % 8, bit / 8, file.display());
+        seen[look(&damaged, &world.contents, &what) as usize] += 1;
+    }
+    seen
+}
+
+/// The part of the only segment that commits were written to.
+fn used(world: &World) -> (PathBuf, usize) {
+    let segment = layout::segment_file(Path::new(DIR), Position(0));
+    let bytes = bytes_of(&world.disk, &segment);
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    (segment, used)
+}
+
+#[test]
+fn any_flipped_bit_gives_the_original_or_an_error_with_its_place() {
+    let count = number("ONELOG_FLIPS", FLIPS);
+    let (small, share) = (World::new(60, 200, Some(30)), count / 6);
+    let (segment, bytes) = used(&small);
+    let log = flip(&small, &segment, bytes, 2 * share);
+    let bare = small.without_index();
+    let log_alone = flip(&bare, &segment, bytes, 2 * share);
+    let behind_the_end = flip(&bare, &segment, usize::MAX, share / 10);
+    let index = layout::redb_file(Path::new(DIR));
+    let index = flip(&small, &index, usize::MAX, 2 * share - share / 10);
+    let store = flip(&small, &layout::store_file(Path::new(DIR)), usize::MAX, count.div_ceil(50));
+    eprintln!("[refused, some errors, whole]: log {log:?}, log alone {log_alone:?}, blocks {behind_the_end:?}, index {index:?}, STORE {store:?}");
+    // A flip that nothing notices can only have met padding.
+    assert!(log[Seen::Refused as usize] > 0 && log[Seen::SomeErrors as usize] > 0, "{log:?}");
+    assert!(log_alone[Seen::Refused as usize] > log_alone[Seen::Whole as usize], "{log_alone:?}");
+    assert_eq!(behind_the_end[Seen::SomeErrors as usize], 0, "{behind_the_end:?}");
+}
