@@ -1,6 +1,6 @@
 //! One flipped bit anywhere.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use onelog_storage::layout;
 use onelog_storage::types::Position;
@@ -9,6 +9,7 @@ use crate::world::{DIR, Seen, World, bytes_of, look};
 
 /// Flips of an ordinary run.
 const FLIPS: u64 = 1_200;
+const SECTOR: usize = 512;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().map_or(otherwise, |value| value.parse().unwrap())
@@ -22,13 +23,17 @@ fn mixed(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Flips `count` bits of `file`, within its first `bytes` bytes, each in a copy of its own. How often each thing was seen.
-fn flip(world: &World, file: &Path, bytes: usize, count: u64) -> [u64; 3] {
+/// Flips `count` bits of `file`, each in a copy of its own; `written`: only in sectors that are not all zeros. How often each
+/// thing was seen.
+fn flip(world: &World, file: &Path, written: bool, count: u64) -> [u64; 3] {
     let original = bytes_of(&world.disk, file);
+    let sectors = original.chunks(SECTOR).enumerate().filter(|(_, sector)| sector.iter().any(|byte| *byte != 0) == written);
+    let sectors: Vec<usize> = sectors.map(|(number, _)| number * SECTOR).collect();
     let first = number("ONELOG_FLIP_SEED", 0);
     let mut seen = [0; 3];
     for seed in first..first + count {
-        let bit = usize::try_from(mixed(seed) % (bytes.min(original.len()) as u64 * 8)).unwrap();
+        let at = usize::try_from(mixed(seed) % (sectors.len() * SECTOR * 8) as u64).unwrap();
+        let bit = (sectors[at / 8 / SECTOR] * 8 + at % (SECTOR * 8)).min(original.len() * 8 - 1);
         let damaged = world.copy();
         damaged.damage(file, &[original[bit / 8] ^ 1 << (bit % 8)], (bit / 8) as u64);
         let what = format!("bit {} of byte {} of {} (seed {seed})", bit % 8, bit / 8, file.display());
@@ -37,26 +42,18 @@ fn flip(world: &World, file: &Path, bytes: usize, count: u64) -> [u64; 3] {
     seen
 }
 
-/// The part of the only segment that commits were written to.
-fn used(world: &World) -> (PathBuf, usize) {
-    let segment = layout::segment_file(Path::new(DIR), Position(0));
-    let bytes = bytes_of(&world.disk, &segment);
-    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    (segment, used)
-}
-
 #[test]
 fn any_flipped_bit_gives_the_original_or_an_error_with_its_place() {
     let count = number("ONELOG_FLIPS", FLIPS);
     let (small, share) = (World::new(60, 200, Some(30)), count / 6);
-    let (segment, bytes) = used(&small);
-    let log = flip(&small, &segment, bytes, 2 * share);
+    let segment = layout::segment_file(Path::new(DIR), Position(0));
+    let log = flip(&small, &segment, true, 2 * share);
     let bare = small.without_index();
-    let log_alone = flip(&bare, &segment, bytes, 2 * share);
-    let behind_the_end = flip(&bare, &segment, usize::MAX, share / 10);
+    let log_alone = flip(&bare, &segment, true, 2 * share);
+    let behind_the_end = flip(&bare, &segment, false, share / 10);
     let index = layout::redb_file(Path::new(DIR));
-    let index = flip(&small, &index, usize::MAX, 2 * share - share / 10);
-    let store = flip(&small, &layout::store_file(Path::new(DIR)), usize::MAX, count.div_ceil(50));
+    let index = flip(&small, &index, true, 2 * share - share / 10);
+    let store = flip(&small, &layout::store_file(Path::new(DIR)), true, count.div_ceil(50));
     eprintln!("[refused, some errors, whole]: log {log:?}, log alone {log_alone:?}, blocks {behind_the_end:?}, index {index:?}, STORE {store:?}");
     // A flip that nothing notices can only have met padding.
     assert!(log[Seen::Refused as usize] > 0 && log[Seen::SomeErrors as usize] > 0, "{log:?}");
