@@ -74,16 +74,7 @@ impl Salvage {
         io.create_dir(Site::DirCreate, into)?;
         let index = read_copy(io, from, into, &store, &log)?;
         let found = check_log(&log, &store, &index, &mut Nobody)?;
-        let salvage = Self {
-            io: Arc::clone(io),
-            from: from.to_owned(),
-            into: into.to_owned(),
-            store,
-            log,
-            index,
-            found,
-            _lock: lock,
-        };
+        let salvage = Self { io: Arc::clone(io), from: from.to_owned(), into: into.to_owned(), store, log, index, found, _lock: lock };
         Ok((!salvage.found.damages.is_empty()).then_some(salvage))
     }
 

@@ -85,6 +85,9 @@ pub struct StoreStats {
     pub epoch: Epoch,
     pub failure: Option<String>,
     pub disk_full: bool,
+    /// Reads that met damage, and what the last of them said.
+    pub damaged_reads: u64,
+    pub damage: Option<String>,
 }
 
 /// An open store.
@@ -97,6 +100,8 @@ pub struct Store {
     threads: Mutex<Vec<JoinHandle<()>>>,
     checkpointed: AtomicU64,
     checkpoints: AtomicU64,
+    damaged_reads: AtomicU64,
+    damage: Mutex<Option<String>>,
     epoch: Epoch,
     created_ms: i64,
 }
@@ -146,6 +151,8 @@ impl Store {
             threads: Mutex::new(threads),
             checkpointed,
             checkpoints: AtomicU64::new(0),
+            damaged_reads: AtomicU64::new(0),
+            damage: Mutex::default(),
             epoch,
             created_ms,
         })
@@ -189,6 +196,15 @@ impl Store {
     /// Batches that hold records from `from` on, in order; stops once `bytes_max` are collected, but returns at least one
     /// when there is one. The first batch may begin below `from`.
     pub fn read(&self, partition: &Partition, from: Offset, bytes_max: usize) -> Result<Vec<StoredBatch>> {
+        let read = self.read_batches(partition, from, bytes_max);
+        if let Err(error @ (StorageError::Damage { .. } | StorageError::Index(_))) = &read {
+            self.damaged_reads.fetch_add(1, Relaxed);
+            *self.damage.lock() = Some(error.to_string());
+        }
+        read
+    }
+
+    fn read_batches(&self, partition: &Partition, from: Offset, bytes_max: usize) -> Result<Vec<StoredBatch>> {
         let (start, end) = (partition.log_start(), partition.high_watermark());
         if from < start || from > end {
             return Err(StorageError::OffsetOutOfRange { offset: from, start, end });
@@ -393,6 +409,8 @@ impl Store {
             epoch: self.epoch,
             failure: log.failure(),
             disk_full: log.disk_full.load(Relaxed),
+            damaged_reads: self.damaged_reads.load(Relaxed),
+            damage: self.damage.lock().clone(),
         }
     }
 
@@ -484,7 +502,12 @@ impl Walk<'_> {
             if self.partition.lost_at(self.next).is_some() && !self.found.is_empty() {
                 return Ok(false);
             }
-            let what = format!("offsets {} to {} of partition {} are not where the index says", self.next, records.base_offset.0 - 1, self.partition.id);
+            let what = format!(
+                "offsets {} to {} of partition {} are not where the index says",
+                self.next,
+                records.base_offset.0 - 1,
+                self.partition.id
+            );
             return Err(self.store.parts.log.damage(at, what));
         }
         if !self.found.is_empty() && self.bytes + batch.total_bytes() > self.bytes_max {

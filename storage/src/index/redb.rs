@@ -246,7 +246,8 @@ impl Snapshot {
         });
         let (tables, sums): (HashMap<Table, Opened>, HashMap<Option<Table>, Option<Sum>>) = snapshot?;
         // Each table has its sum and each sum its table: one that is not reached any more would read as empty.
-        let sums: HashMap<Table, Sum> = sums.into_iter().map(|(table, sum)| Some((table?, sum?))).collect::<Option<_>>().ok_or_else(unsummed)?;
+        let sums: HashMap<Table, Sum> =
+            sums.into_iter().map(|(table, sum)| Some((table?, sum?))).collect::<Option<_>>().ok_or_else(unsummed)?;
         match tables.len() == sums.len() && tables.keys().all(|table| sums.contains_key(table)) {
             true => Ok(Self { tables, sums }),
             false => Err(unsummed()),

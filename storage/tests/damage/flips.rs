@@ -54,7 +54,9 @@ fn any_flipped_bit_gives_the_original_or_an_error_with_its_place() {
     let index = layout::redb_file(Path::new(DIR));
     let index = flip(&small, &index, true, 2 * share - share / 10);
     let store = flip(&small, &layout::store_file(Path::new(DIR)), true, count.div_ceil(50));
-    eprintln!("[refused, some errors, whole]: log {log:?}, log alone {log_alone:?}, blocks {behind_the_end:?}, index {index:?}, STORE {store:?}");
+    eprintln!(
+        "[refused, some errors, whole]: log {log:?}, log alone {log_alone:?}, blocks {behind_the_end:?}, index {index:?}, STORE {store:?}"
+    );
     // A flip that nothing notices can only have met padding.
     assert!(log[Seen::Refused as usize] > 0 && log[Seen::SomeErrors as usize] > 0, "{log:?}");
     assert!(log_alone[Seen::Refused as usize] > log_alone[Seen::Whole as usize], "{log_alone:?}");

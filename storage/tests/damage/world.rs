@@ -82,7 +82,8 @@ pub fn write(disk: &SimDisk, rounds: usize, value_bytes: usize, checkpoint_at: O
             contents.partitions.entry(partition).or_default().push(value);
         }
         let event = NewEvent { tag: 9, payload: round.to_string().into_bytes() };
-        let submission = Submission { records: records.into_iter().collect(), events: [event].into_iter().collect(), ..Submission::default() };
+        let submission =
+            Submission { records: records.into_iter().collect(), events: [event].into_iter().collect(), ..Submission::default() };
         store.submit(submission).wait().unwrap();
         contents.events += 1;
         if Some(round) == checkpoint_at {
