@@ -212,7 +212,7 @@ impl Store {
         if let Some(lost) = partition.lost_at(from) {
             return Err(StorageError::RecordsLost { from: lost.from, to: lost.to });
         }
-        let mut walk = Walk { store: self, partition, next: from, end, found: Vec::new(), bytes: 0, bytes_max, last: None };
+        let mut walk = Walk { store: self, partition, next: from, end, found: Vec::new(), bytes: 0, bytes_max, last: None, passed: None };
         let index = &*self.parts.index;
         let mut entry = offsets::floor(index, partition, from)?;
         let mut near = partition.read_place(from);
@@ -236,6 +236,9 @@ impl Store {
             partition.remember_read(base_offset, position);
         }
         if walk.found.is_empty() && from < end {
+            if let Some(damage) = walk.passed.take() {
+                return Err(damage);
+            }
             return Err(self
                 .parts
                 .log
@@ -460,6 +463,8 @@ struct Walk<'a> {
     bytes_max: usize,
     /// The last batch found: its base offset and commit.
     last: Option<(Offset, Position)>,
+    /// Damage that was passed: what was asked for may lie behind it.
+    passed: Option<StorageError>,
 }
 
 impl Walk<'_> {
@@ -471,7 +476,15 @@ impl Walk<'_> {
         let mut at = begin;
         // A record farther behind the entry has an entry of its own.
         while at < visible && at.since(entry.position) < INDEX_STEP_BYTES {
-            let commit = log.commit_at(at, visible)?;
+            let commit = match log.commit_at(at, visible) {
+                Err(damage @ StorageError::Damage { .. }) => {
+                    let Some(next) = log.resume_after(at, visible)? else { return Err(self.passed.take().unwrap_or(damage)) };
+                    self.passed.get_or_insert(damage);
+                    at = next;
+                    continue;
+                }
+                commit => commit?,
+            };
             for found in commit.entries() {
                 let found = found.map_err(|what| log.damage(at, what))?;
                 if found.kind == EntryKind::Records {
@@ -501,6 +514,9 @@ impl Walk<'_> {
             // Up to a lost range, which the next read is told of. Any other gap is an entry that leads too far.
             if self.partition.lost_at(self.next).is_some() && !self.found.is_empty() {
                 return Ok(false);
+            }
+            if let Some(damage) = self.passed.take() {
+                return Err(damage);
             }
             let what = format!(
                 "offsets {} to {} of partition {} are not where the index says",

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use onelog_storage::error::StorageError;
 use onelog_storage::layout;
 use onelog_storage::types::Position;
 
-use crate::world::{DIR, Seen, World, bytes_of, look};
+use crate::world::{DIR, Seen, World, bytes_of, look, open, read_one};
 
 /// Flips of an ordinary run.
 const FLIPS: u64 = 1_200;
@@ -61,4 +62,33 @@ fn any_flipped_bit_gives_the_original_or_an_error_with_its_place() {
     assert!(log[Seen::Refused as usize] > 0 && log[Seen::SomeErrors as usize] > 0, "{log:?}");
     assert!(log_alone[Seen::Refused as usize] > log_alone[Seen::Whole as usize], "{log_alone:?}");
     assert_eq!(behind_the_end[Seen::SomeErrors as usize], 0, "{behind_the_end:?}");
+}
+
+#[test]
+fn only_what_stands_in_the_damaged_commit_is_unreadable() {
+    let world = World::new(60, 200, Some(59));
+    let segment = layout::segment_file(Path::new(DIR), Position(0));
+    let bytes = bytes_of(&world.disk, &segment);
+    for offset in [0usize, 7, 30, 58] {
+        let needle = &world.contents.partitions[&0][offset][..16];
+        let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+        let damaged = world.copy();
+        damaged.damage(&segment, &[bytes[at] ^ 0x20], at as u64);
+        let (store, _) = open(&damaged).unwrap();
+        for (number, values) in &world.contents.partitions {
+            for (here, value) in values.iter().enumerate() {
+                // Behind the partition's number stands the round, which shares a commit.
+                let is_lost = value[1..] == world.contents.partitions[&0][offset][1..];
+                match read_one(&store, *number, here) {
+                    Ok(found) => assert!(!is_lost && found[0] == *value, "{number}/{here} with {offset} damaged"),
+                    Err(StorageError::Damage { position, .. }) => {
+                        let near = (position.0..position.0 + 4_096).contains(&(at as u64));
+                        assert!(is_lost && near, "{number}/{here} with {offset} damaged at {at}: {position}");
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        assert!(store.stats().damaged_reads > 0 && store.stats().damage.is_some());
+    }
 }

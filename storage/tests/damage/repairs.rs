@@ -71,8 +71,12 @@ fn assert_serves(disk: &SimDisk, dir: &str, report: &RepairReport, contents: &Co
         for (number, values) in &contents.partitions {
             let ledger = &report.found.partitions[&PartitionId(*number)];
             let partition = store.partition(PartitionId(*number));
-            let is_lost = |offset: Offset| ledger.lost.iter().chain(&ledger.lost_before).any(|range| range.from <= offset && offset < range.to);
-            assert!(partition.high_watermark().0 >= i64::try_from(values.len()).unwrap(), "offsets of partition {number} would be given out twice");
+            let is_lost =
+                |offset: Offset| ledger.lost.iter().chain(&ledger.lost_before).any(|range| range.from <= offset && offset < range.to);
+            assert!(
+                partition.high_watermark().0 >= i64::try_from(values.len()).unwrap(),
+                "offsets of partition {number} would be given out twice"
+            );
             let mut kept = 0;
             for (offset, value) in values.iter().enumerate() {
                 let at = Offset(i64::try_from(offset).unwrap());
@@ -206,7 +210,8 @@ fn a_repair_that_was_cut_off_left_no_store() {
         let disk = damaged.crash_clone(0);
         disk.power_off_after(nth);
         let io: Arc<dyn Io> = Arc::new(disk.clone());
-        let run = Salvage::open(&io, Path::new(DIR), Path::new(NEW), "repair").and_then(|salvage| salvage.unwrap().run(&mut Nobody, TimestampMs(5)));
+        let run = Salvage::open(&io, Path::new(DIR), Path::new(NEW), "repair")
+            .and_then(|salvage| salvage.unwrap().run(&mut Nobody, TimestampMs(5)));
         assert!(run.is_err(), "call {nth}");
         let after = disk.crash_clone(nth);
         match open_at(&after, NEW) {
