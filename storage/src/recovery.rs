@@ -315,7 +315,7 @@ pub(crate) fn open_segments(io: &Arc<dyn Io>, dir: &Path, segment_bytes: u64) ->
         opened => opened?,
     };
     if segments.firsts().is_empty() {
-        return Err(gone(segments.path_of(Position(0)), "there is no segment file, and a store has one from its first moment on"));
+        return Err(gone(segments.path_of(Position(0)), "every segment file is missing, and a store has one from its first moment on"));
     }
     Ok(segments)
 }
