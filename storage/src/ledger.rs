@@ -108,9 +108,9 @@ impl Ledger {
         let is_damaged = self.uncertain_bytes > 0;
         let from_the_beginning = self.from_the_beginning;
         let partition = self.partitions.entry(id).or_default();
-        let may_begin_later = !partition.seen && !(is_damaged && from_the_beginning);
+        let begins_where_known = partition.seen || is_damaged && from_the_beginning;
         let gap = LostRange { from: partition.numbers.next.max(partition.numbers.log_start), to: batch.base };
-        let lost = (gap.from < gap.to && !may_begin_later).then_some(gap);
+        let lost = (gap.from < gap.to && begins_where_known).then_some(gap);
         partition.lost.extend(lost);
         partition.seen = true;
         partition.certain = true;

@@ -51,7 +51,7 @@ fn repaired(disk: &SimDisk, contents: &Contents) -> RepairReport {
         files
     };
     let before = old(disk);
-    let report = repair(disk, DIR, NEW).expect("damage");
+    let report = repair(disk, DIR, NEW).unwrap();
     assert!(old(disk) == before, "the old directory was changed");
     assert_serves(disk, NEW, &report, contents);
     report

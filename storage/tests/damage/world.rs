@@ -138,7 +138,8 @@ pub fn bytes_of(disk: &SimDisk, path: &Path) -> Vec<u8> {
 /// Everything that a refused start must leave alone.
 fn untouchable(disk: &SimDisk) -> Files {
     let mut files = files_below(disk, Path::new(DIR));
-    files.retain(|path, _| !path.ends_with("LOCK") && !(INDEX_MAY_CHANGE && path.ends_with("index.redb")));
+    let may_change = |path: &PathBuf| path.ends_with("LOCK") || (INDEX_MAY_CHANGE && path.ends_with("index.redb"));
+    files.retain(|path, _| !may_change(path));
     files
 }
 
