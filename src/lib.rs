@@ -38,6 +38,8 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod consumer;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod producer;
 pub mod server;

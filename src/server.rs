@@ -225,6 +225,7 @@ pub fn broker_config(config: &Config) -> BrokerConfig {
     let memory = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     BrokerConfig {
         segment_bytes: config.segment_bytes,
+        ahead_bytes: config.ahead_bytes,
         cache_bytes: memory(config.cache_bytes),
         index_cache_bytes: memory(config.index_cache_bytes),
         checkpoint_bytes: config.checkpoint_bytes,

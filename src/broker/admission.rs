@@ -16,10 +16,14 @@ const RETRY_AFTER_MS: u64 = 1_000;
 impl Inner {
     /// Hands a submission to the store, or waits until there is room for it. One larger than the whole budget goes alone.
     pub(super) async fn admit(&self, submission: Submission) -> Result<Ticket> {
-        let mut waiting = match self.store.try_submit(submission, self.queue_bytes_max) {
-            Ok(ticket) => return Ok(ticket),
-            Err(refused) => refused,
-        };
+        match self.store.try_submit(submission, self.queue_bytes_max) {
+            Ok(ticket) => Ok(ticket),
+            // Boxed: the state of this wait would otherwise be part of every publish.
+            Err(refused) => Box::pin(self.wait_for_room(refused)).await,
+        }
+    }
+
+    async fn wait_for_room(&self, mut waiting: Box<Submission>) -> Result<Ticket> {
         let deadline = self.timer.now() + PATIENCE;
         loop {
             let room = self.store.room();

@@ -50,6 +50,8 @@ pub use types::*;
 pub struct BrokerConfig {
     /// Size of a log segment, bytes; fixed when the directory is created.
     pub segment_bytes: u64,
+    /// Log blocks written in advance also when nothing happens, bytes: a burst up to this size overwrites, it does not append.
+    pub ahead_bytes: u64,
     /// Memory for the newest commits and for commits read lately, bytes.
     pub cache_bytes: usize,
     /// Memory for pages of the index file, bytes.
@@ -67,6 +69,7 @@ impl Default for BrokerConfig {
         let store = StoreConfig::default();
         Self {
             segment_bytes: store.segment_bytes,
+            ahead_bytes: store.ahead_bytes,
             cache_bytes: store.cache_bytes,
             index_cache_bytes: store.index_cache_bytes,
             checkpoint_bytes: 32 * 1024 * 1024,
@@ -75,6 +78,12 @@ impl Default for BrokerConfig {
             io: Arc::new(Disk),
         }
     }
+}
+
+/// For the fuzzers.
+pub(crate) fn fuzz_decode(tag: u8, payload: &[u8]) {
+    let _ = event::BrokerEvent::decode(tag, payload);
+    let _ = event::StateKey::decode(payload);
 }
 
 /// What the broker counts itself, since it was opened.
@@ -225,6 +234,7 @@ impl Broker {
             records_total: stats.records,
             bytes_written_total: stats.bytes,
             segments: stats.segments,
+            ahead_bytes: stats.ahead_bytes,
             disk_available_bytes: self.inner.store.available().unwrap_or(0),
             checkpoint_position: stats.checkpoint.0,
             checkpoints_total: stats.checkpoints,

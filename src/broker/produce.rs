@@ -7,7 +7,7 @@ use onelog_storage::batch::BatchBuilder;
 use onelog_storage::error::StorageError;
 use onelog_storage::index::dedup::DedupKey;
 use onelog_storage::partition::Partition;
-use onelog_storage::submission::{NewBatch, NewEntry, Receipt, Submission};
+use onelog_storage::submission::{Appended, NewBatch, NewEntry, Receipt, Submission};
 use onelog_storage::types::{Durability, Offset, PartitionId, TimestampMs};
 use smallvec::SmallVec;
 
@@ -187,21 +187,32 @@ fn number_of(topic: &Topic, partition: PartitionId) -> Option<u32> {
 pub(super) fn name(receipt: &Receipt, targets: &Targets, places: &Places, durability: Durability) -> Vec<Produced> {
     let mut single = receipt.appended.iter();
     let mut produced = Vec::with_capacity(places.len());
-    for (topic, place) in topics_of(targets).zip(places) {
-        let in_batch = place.in_batch.and_then(|(batch, at)| Some(receipt.batches.get(batch as usize)?.plus(i64::from(at))));
-        let (partition, offset, duplicate) = match (in_batch, in_batch.is_none().then(|| single.next()).flatten()) {
-            (Some(offset), _) => (place.number, offset.0, false),
-            // A repeat may stand in another partition than this copy would have gone to.
-            (None, Some(appended)) if appended.duplicate => {
-                (number_of(topic, appended.partition).unwrap_or(place.number), appended.offset.0, true)
-            }
-            (None, Some(appended)) => (place.number, appended.offset.0, false),
+    let mut places = places.iter();
+    for Run { topic, records } in targets {
+        for place in places.by_ref().take(records.len()) {
             // The receipt has an answer for each record.
-            (None, None) => continue,
-        };
-        produced.push(Produced { topic: Arc::clone(&topic.name), partition, offset, duplicate, durability });
+            let Some((partition, offset, duplicate)) = landed(topic, *place, receipt, &mut single) else { continue };
+            produced.push(Produced { topic: Arc::clone(&topic.name), partition, offset: offset.0, duplicate, durability });
+        }
     }
     produced
+}
+
+/// Partition and offset of one record, and whether it was a repeat.
+fn landed<'a>(
+    topic: &Topic,
+    place: Place,
+    receipt: &Receipt,
+    single: &mut impl Iterator<Item = &'a Appended>,
+) -> Option<(u32, Offset, bool)> {
+    if let Some((batch, at)) = place.in_batch {
+        let base = receipt.batches.get(batch as usize)?;
+        return Some((place.number, base.plus(i64::from(at)), false));
+    }
+    let appended = single.next()?;
+    // A repeat may stand in another partition than this copy would have gone to.
+    let elsewhere = if appended.duplicate { number_of(topic, appended.partition) } else { None };
+    Some((elsewhere.unwrap_or(place.number), appended.offset, appended.duplicate))
 }
 
 /// Encodes many records of a topic straight into one batch per partition.
@@ -214,11 +225,12 @@ fn batch_by_partition(
     places: &mut Places,
 ) -> Result<()> {
     let mut builders: Vec<(&Arc<Partition>, BatchBuilder)> = Vec::new();
+    let bytes = records.iter().map(records::bytes_about).sum::<usize>() / view.partitions.len().max(1);
     let mut slots: Vec<Option<usize>> = vec![None; view.partitions.len()];
     for record in records {
         let (number, partition) = topic.place(view, record.partition, record.key.as_deref())?;
         let slot = *slots[number as usize].get_or_insert_with(|| {
-            builders.push((partition, BatchBuilder::new()));
+            builders.push((partition, NewBatch::builder(bytes)));
             builders.len() - 1
         });
         let builder = &mut builders[slot].1;

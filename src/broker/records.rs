@@ -39,6 +39,13 @@ pub fn check(record: &NewRecord, topic: &str, index: usize, bytes_max: u32) -> R
     }
 }
 
+/// About as many bytes as the record takes in a batch.
+pub fn bytes_about(record: &NewRecord) -> usize {
+    const FRAMING_BYTES: usize = 16;
+    const HEADER_FRAMING_BYTES: usize = 4;
+    weight(record).0 + FRAMING_BYTES + record.headers.len() * HEADER_FRAMING_BYTES
+}
+
 pub fn encode(record: &NewRecord, now: TimestampMs) -> RecordBody {
     let timestamp = record.timestamp_ms.map_or(now, TimestampMs);
     let headers = record.headers.iter().map(|header| (&*header.name, header.value.as_deref()));

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use event_listener::Event;
-use onelog_storage::index::Backend;
 use onelog_storage::types::Offset;
 use onelog_storage::{StateChange, Store, StoreConfig, codec};
 use parking_lot::{Mutex, RwLock};
@@ -41,10 +40,11 @@ struct Fold {
 pub(super) fn open(dir: &Path, config: &BrokerConfig, temporary: Option<tempfile::TempDir>) -> Result<Inner> {
     let store_config = StoreConfig {
         segment_bytes: config.segment_bytes,
+        ahead_bytes: config.ahead_bytes,
         cache_bytes: config.cache_bytes,
         index_cache_bytes: config.index_cache_bytes,
-        index: Backend::default(),
         holder: format!("onelog (process {})", std::process::id()),
+        ..StoreConfig::default()
     };
     let mut opening = Store::open(Arc::clone(&config.io), Arc::clone(&config.clock), dir, store_config)?;
     let mut fold = Fold::new(config.clock.monotonic());

@@ -460,6 +460,8 @@ pub struct StorageStats {
     pub records_total: u64,
     pub bytes_written_total: u64,
     pub segments: u64,
+    /// Blocks exist this far beyond the log's end, bytes.
+    pub ahead_bytes: u64,
     pub disk_available_bytes: u64,
     pub checkpoint_position: u64,
     pub checkpoints_total: u64,

@@ -59,7 +59,7 @@ impl Sources {
         self.with_file_text(path, &text)
     }
 
-    pub(super) fn with_file_text(mut self, path: &Path, text: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn with_file_text(mut self, path: &Path, text: &str) -> Result<Self, ConfigError> {
         let table: toml::Table =
             toml::from_str(text).map_err(|why| ConfigError(format!("{}: {}", path.display(), why.to_string().trim_end())))?;
         let mut values = BTreeMap::new();

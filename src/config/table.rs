@@ -139,6 +139,13 @@ pub const SETTINGS: &[Setting] = &[
         set: |config, text| size_into(&mut config.segment_bytes, text, 4 << 20),
     },
     Setting {
+        name: "ahead_bytes",
+        kind: Kind::Size,
+        default: "1MiB",
+        help: "Disk blocks written in advance while there is nothing to do. A burst up to this size is stored faster: a sync is cheapest over blocks that exist.",
+        set: |config, text| size_into(&mut config.ahead_bytes, text, 1 << 20),
+    },
+    Setting {
         name: "cache_bytes",
         kind: Kind::Size,
         default: "16MiB",

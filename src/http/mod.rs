@@ -10,6 +10,7 @@ mod correlation;
 mod deadline;
 pub mod error;
 mod extract;
+pub(crate) mod fuzzing;
 mod iso_time;
 mod json;
 mod negotiate;

@@ -13,7 +13,7 @@ mod varint;
 
 use crate::error::{Result, StorageError};
 use crate::types::{Offset, TimestampMs};
-use varint::Input;
+use varint::{Input, Integers};
 
 /// Bytes before the first record.
 pub const HEADER_BYTES: usize = RECORDS_AT;
@@ -163,8 +163,10 @@ fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
 /// The owner bounds what it pushes ([`Self::len_bytes`]): far below the 2 GiB that a batch length can say.
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
-    /// Room for the header, then the records; empty before the first one.
+    /// Headroom and room for the header, then the records; empty before the first one.
     bytes: Vec<u8>,
+    /// Bytes in front of the batch, for whoever takes the buffer over.
+    headroom: usize,
     count: i32,
     base_timestamp: TimestampMs,
     max_timestamp: TimestampMs,
@@ -174,6 +176,12 @@ impl BatchBuilder {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// With room for a batch of `capacity` bytes, and `headroom` bytes in front of it.
+    #[must_use]
+    pub fn with_headroom(headroom: usize, capacity: usize) -> Self {
+        Self { bytes: Vec::with_capacity(headroom + HEADER_BYTES + capacity), headroom, ..Self::default() }
     }
 
     /// Adds a record behind those already there.
@@ -197,7 +205,7 @@ impl BatchBuilder {
     /// What stands before a record's tail; makes room for both.
     fn put_prefix(&mut self, timestamp: TimestampMs, tail_bytes: usize) {
         if self.count == 0 {
-            self.bytes.resize(HEADER_BYTES, 0);
+            self.bytes.resize(self.headroom + HEADER_BYTES, 0);
             self.base_timestamp = timestamp;
             self.max_timestamp = timestamp;
         }
@@ -206,11 +214,13 @@ impl BatchBuilder {
         let timestamp_delta = timestamp.0.wrapping_sub(self.base_timestamp.0);
         let offset_delta = i64::from(self.count);
         let bytes = 1 + varint::len(timestamp_delta) + varint::len(offset_delta) + tail_bytes;
+        let mut prefix = Integers::default();
+        prefix.put(bytes as i64);
+        prefix.byte(0);
+        prefix.put(timestamp_delta);
+        prefix.put(offset_delta);
         self.bytes.reserve(tail_bytes + RECORD_PREFIX_BYTES_MAX);
-        varint::put(&mut self.bytes, bytes as i64);
-        self.bytes.push(0);
-        varint::put(&mut self.bytes, timestamp_delta);
-        varint::put(&mut self.bytes, offset_delta);
+        self.bytes.extend_from_slice(prefix.bytes());
         self.count += 1;
     }
 
@@ -223,7 +233,7 @@ impl BatchBuilder {
     /// Bytes that [`Self::finish_into`] would write now.
     #[must_use]
     pub const fn len_bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len().saturating_sub(self.headroom)
     }
 
     /// Records pushed since the last batch.
@@ -243,16 +253,20 @@ impl BatchBuilder {
             return;
         }
         self.seal(base_offset);
-        out.extend_from_slice(&self.bytes);
+        out.extend_from_slice(self.bytes.get(self.headroom..).unwrap_or_default());
         self.bytes.clear();
         self.count = 0;
     }
 
-    /// The batch itself, without copying it. Empty when there are no records.
+    /// The batch itself behind `headroom` bytes, without copying it if it was built with as many. Empty when there are no records.
     #[must_use]
-    pub fn into_batch(mut self, base_offset: Offset) -> Vec<u8> {
+    pub fn into_batch(mut self, base_offset: Offset, headroom: usize) -> Vec<u8> {
         if !self.is_empty() {
             self.seal(base_offset);
+        }
+        if self.headroom != headroom {
+            // Built by somebody who did not know where it would go.
+            self.bytes.splice(..self.headroom.min(self.bytes.len()), std::iter::repeat_n(0, headroom));
         }
         self.bytes
     }
@@ -261,7 +275,7 @@ impl BatchBuilder {
     fn seal(&mut self, base_offset: Offset) {
         let length = self.len_bytes() - LENGTH_EXCLUDES_BYTES;
         debug_assert!(i32::try_from(length).is_ok(), "the owner let a batch grow beyond what its length field can say");
-        let batch = &mut self.bytes;
+        let batch = self.bytes.get_mut(self.headroom..).unwrap_or_default();
         put_field(batch, BASE_OFFSET_AT, base_offset.0.to_be_bytes());
         put_field(batch, BATCH_LENGTH_AT, (length as i32).to_be_bytes());
         put_field(batch, LEADER_EPOCH_AT, 0_i32.to_be_bytes());

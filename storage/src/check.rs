@@ -1,5 +1,5 @@
-//! Offline verification: reads every byte of the log that should be whole and says what is lost. Never changes the log; the
-//! index, a cache, is opened and may repair itself.
+//! Offline verification: reads every byte of the log that should be whole and says what is lost. Changes nothing but
+//! the text in the lock file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -102,7 +102,7 @@ pub(crate) fn open_log(io: &Arc<dyn Io>, dir: &Path, holder: &str) -> Result<(St
         return Err(StorageError::NotAStore { dir: dir.to_owned(), what: "it has no STORE file".into() });
     };
     let lock = io.lock(Site::LockFile, &layout::lock_file(dir), holder)?;
-    let segments = crate::recovery::open_segments(io, dir, store.segment_bytes)?;
+    let segments = crate::recovery::open_segments(io, dir, store.segment_bytes, 0)?;
     Ok((store, Log::new(Arc::clone(io), dir.to_owned(), segments, 0), lock))
 }
 
@@ -122,8 +122,9 @@ fn read_index(io: &Arc<dyn Io>, dir: &Path, store: &StoreFile, log: &Log) -> Res
     if !listed.iter().any(|entry| layout::redb_file(dir).ends_with(&entry.name)) {
         return without("there is no index file".into());
     }
-    match Backend::Redb.open(io, dir, INDEX_CACHE_BYTES) {
-        Ok(index) => believe(&*index, store, log),
+    // What opening would repair is held back and forgotten.
+    match Backend::Redb.open_held(io, dir, INDEX_CACHE_BYTES) {
+        Ok((index, _held)) => believe(&*index, store, log),
         Err(error) => without(format!("the index cannot be read: {error}")),
     }
 }

@@ -21,6 +21,8 @@ pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 pub const FIRST_BLOCKS_BYTES: u64 = 64 * 1024;
 /// Smallest and largest segment size.
 pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// Smallest segment size of a store without threads, which only tests open.
+pub const SEGMENT_BYTES_MIN_WITHOUT_THREADS: u64 = 64 * 1024;
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// `<data>/LOCK`

@@ -30,4 +30,4 @@ mod zerofill;
 
 pub use checkpoint::StateChange;
 pub use recovery::{Opening, RecoveredEvent, RecoveryReport};
-pub use store::{Store, StoreConfig};
+pub use store::{Store, StoreConfig, Threads};

@@ -3,6 +3,8 @@
 //! The only thread that calls write and sync of commits. Nothing is answered with ok before the sync that covers it,
 //! unless it asked to be lazy. Nobody is called back: tickets are completed, partitions become readable.
 
+pub mod turns;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -23,6 +25,8 @@ use crate::types::{Durability, Position};
 
 /// A commit takes submissions until it has about this many bytes.
 const COMMIT_BYTES_AIM: u64 = 1024 * 1024;
+/// Up to so many waiters the writer thread wakes itself.
+const DIRECT_ANSWERS_MAX: usize = 2;
 /// After this long without work the last commit is proven durable by an empty one behind it, and lazy ones are synced.
 const IDLE: Duration = Duration::from_millis(500);
 
@@ -134,6 +138,8 @@ pub struct Pump {
     pub counters: Arc<PumpCounters>,
     pub sequencer: Sequencer,
     pub through: Arc<OnceLock<AnswerThrough>>,
+    /// Called between a commit's sync and its publication: tests look at the store there.
+    pub between: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl Pump {
@@ -182,10 +188,11 @@ impl Pump {
         self.answer(Answers(answers));
     }
 
+    /// Many answers go through the runtime, with one wake for all; a few are sent from here, with no thread between.
     fn answer(&self, answers: Answers) {
         match self.through.get() {
-            Some(through) => through(answers),
-            None => answers.send(),
+            Some(through) if answers.0.len() > DIRECT_ANSWERS_MAX => through(answers),
+            _ => answers.send(),
         }
     }
 
@@ -221,6 +228,9 @@ impl Pump {
             self.counters.bytes.fetch_add(bytes, Relaxed);
             if sync {
                 self.sync()?;
+            }
+            if let Some(between) = &mut self.between {
+                between();
             }
             self.log.set_visible(self.writer.end());
             staged.publish(commit.header.position);

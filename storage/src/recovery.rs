@@ -12,16 +12,16 @@ use crate::checkpoint::{self, CheckpointMeta};
 use crate::clock::Clock;
 use crate::error::{Result, StorageError};
 use crate::index::dedup::Dedup;
-use crate::index::{Index, Pair, Table};
+use crate::index::{HeldBack, Index, Pair, Table};
 use crate::io::{DirLock, Io, OpenMode, Site};
 use crate::layout::{self, FIRST_BLOCKS_BYTES};
-use crate::log::commit::{Commit, CommitBuilder, Entry, EntryKind};
+use crate::log::commit::{Commit, CommitBuilder, Entry, EntryKind, HEADER_BYTES, Header};
 use crate::log::scan::Scan;
 use crate::log::segment::Segments;
 use crate::log::verdict::{self, Known, Verdict};
 use crate::log::writer::LogWriter;
 use crate::log::{Log, Tip, entry};
-use crate::store::{Store, StoreConfig, TAG_LOG_START};
+use crate::store::{Store, StoreConfig, TAG_LOG_START, Threads};
 use crate::store_file::StoreFile;
 use crate::types::{Epoch, Position, TimestampMs};
 use crate::views::{self, Partitions};
@@ -62,13 +62,13 @@ pub struct Opening {
     allocated: Position,
     last_timestamp: TimestampMs,
     log_start: Position,
-    /// The greatest log start any commit that was folded names.
-    named_start: Position,
-    scan_started: Position,
     pending: VecDeque<RecoveredEvent>,
     ended: bool,
     since_spill: u64,
     report: RecoveryReport,
+    /// What opening the index would write: done once the log is judged good.
+    held: Option<HeldBack>,
+    threads: Threads,
 }
 
 /// What lives on in the opened store.
@@ -97,9 +97,18 @@ impl Opening {
             Some(found) => found,
             None => create(&io, dir, &config, clock.wall())?,
         };
-        let segments = open_segments(&io, dir, store_file.segment_bytes)?;
+        let segments = open_segments(&io, dir, store_file.segment_bytes, config.ahead_bytes)?;
         let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
-        let (index, checkpoint) = open_index(&io, dir, &config, &store_file, &mut report)?;
+        let cached = find_checkpoint(&io, dir, &config, &store_file);
+        let checkpoint = cached.as_ref().ok().map(|found| found.meta.clone());
+        settle_log(&log, checkpoint.as_ref())?;
+        let (index, held, log_start) = match cached {
+            Ok(found) => (found.index, Some(found.held), found.meta.log_start),
+            Err(why) => {
+                let (index, log_start) = rebuild(&log, &store_file, &config, why, &mut report)?;
+                (index, None, log_start)
+            }
+        };
         let partitions = Arc::new(Partitions::default());
         if checkpoint.is_some() {
             for (id, told) in checkpoint::read_partitions(&*index)? {
@@ -117,61 +126,51 @@ impl Opening {
             proven: Position(0),
             allocated: Position(0),
             last_timestamp: TimestampMs(0),
-            log_start: Position(0),
-            named_start: Position(0),
-            scan_started: Position(0),
+            log_start,
             pending: VecDeque::new(),
             ended: false,
             since_spill: 0,
             report,
+            held,
+            threads: config.threads,
         };
-        opening.place_scan()?;
+        opening.place_scan();
         Ok(opening)
     }
 
-    /// Decides where folding begins, and makes sure that what is read from there on is what is on the disk.
-    fn place_scan(&mut self) -> Result<()> {
-        let log = &self.parts.log;
+    /// Decides where folding begins.
+    fn place_scan(&mut self) {
         match &self.parts.checkpoint {
             Some(meta) => {
                 self.scanned = meta.tip;
                 self.previous_crc_known = true;
                 self.proven = meta.tip.end;
                 self.last_timestamp = meta.last_timestamp;
-                self.log_start = meta.log_start;
             }
-            None => {
-                self.log_start = last_contiguous_run(&log.segments);
-                self.scanned = Tip { end: self.log_start, last: self.log_start, ..Tip::default() };
-            }
+            None => self.scanned = Tip { end: self.log_start, last: self.log_start, ..Tip::default() },
         }
-        self.scan_started = self.scanned.end;
-        for first in log.segments.firsts() {
-            if first.plus(log.segments.segment_bytes()) > self.scanned.end {
-                let file = self.parts.io.open(Site::SegmentOpen, &log.segments.path_of(first), OpenMode::Write)?;
-                file.sync(Site::RecoverySync)?;
-                file.evict(Site::RecoveryEvict)?;
-            }
-        }
-        // Their names too: the process may have been killed between the creation of a file and the sync of its name.
-        self.parts.io.sync_dir(Site::DirSync, &layout::log_dir(&log.dir))?;
-        self.parts.io.sync_dir(Site::DirSync, &log.dir)?;
-        self.check_against_checkpoint()
     }
 
-    /// The checkpoint was taken behind a durable commit; that commit must be there.
-    fn check_against_checkpoint(&mut self) -> Result<()> {
-        let Some(meta) = &self.parts.checkpoint else { return Ok(()) };
+    /// The checkpoint was taken behind a durable commit; that commit must be there, unless the log has begun above it since.
+    /// Called with everything folded: the checkpoint may be older than the newest log start.
+    /// Answers with the end of the blocks that commit names.
+    fn check_against_checkpoint(&self) -> Result<Position> {
+        let Some(meta) = &self.parts.checkpoint else { return Ok(Position(0)) };
         let log = &self.parts.log;
-        if meta.tip.end == meta.tip.last {
-            return Ok(());
+        let present = log.segments.firsts();
+        let mut first = log.segments.first_of(self.log_start);
+        while first < meta.tip.end {
+            if !present.contains(&first) {
+                return Err(log.damage(first, "the segment file is missing, its records were acknowledged"));
+            }
+            first = first.plus(log.segments.segment_bytes());
+        }
+        if meta.tip.end == meta.tip.last || meta.tip.last < self.log_start {
+            return Ok(Position(0));
         }
         let last = log.commit_at(meta.tip.last, meta.tip.end.max(meta.tip.last.plus(1)));
         match last {
-            Ok(commit) if commit.crc == meta.tip.crc => {
-                self.allocated = commit.header.allocated_end();
-                Ok(())
-            }
+            Ok(commit) if commit.crc == meta.tip.crc => Ok(commit.header.allocated_end()),
             Ok(_) => Err(log.damage(
                 meta.tip.last,
                 "another commit than the checkpoint names (if the log was restored from a backup, delete the index file)",
@@ -223,7 +222,7 @@ impl Opening {
         for entry in commit.entries() {
             let entry = entry.map_err(bad)?;
             if is_of_another_store(&entry, parts.store_id) {
-                return Err(bad("this log was written for another store: its STORE file or its log was exchanged"));
+                return Err(bad(OTHER_STORE));
             }
             views::fold(&entry, commit, &parts.partitions, &parts.dedup).map_err(bad)?;
             if entry.kind == EntryKind::Event {
@@ -233,7 +232,6 @@ impl Opening {
         }
         self.last_timestamp = self.last_timestamp.max(commit.header.timestamp);
         self.log_start = self.log_start.max(commit.header.log_start);
-        self.named_start = self.named_start.max(commit.header.log_start);
         self.report.commits_folded += 1;
         self.report.bytes_folded += commit.bytes.len() as u64;
         self.since_spill += 1;
@@ -244,35 +242,21 @@ impl Opening {
         Ok(())
     }
 
-    /// The log ends where a commit fails its check: a torn tail, unless anything proves that more was durable.
     fn judge_end(&mut self, scan: &Scan<'_>) -> Result<()> {
         let log = &self.parts.log;
-        let known = Known { proven: self.proven, allocated: self.allocated, log_start: self.log_start, from: self.scan_started };
-        match verdict::judge(log, scan, known)? {
-            Verdict::Torn(why) => self.report.torn_tail = why.map(str::to_owned),
-            Verdict::Damage { at, what } => return Err(log.damage(at, what)),
-        }
-        let Some(meta) = &self.parts.checkpoint else {
-            return match self.scan_started > self.named_start {
-                true => Err(log.damage(self.named_start, "segment files are missing between here and the first one that is left")),
-                false => Ok(()),
-            };
-        };
-        // Only now: a commit behind the checkpoint may have given up more of the front than the checkpoint knows.
-        let present = log.segments.firsts();
-        let mut first = log.segments.first_of(self.log_start);
-        while first < meta.tip.end {
-            if !present.contains(&first) {
-                return Err(log.damage(first, "the segment file is missing, its records were acknowledged"));
-            }
-            first = first.plus(log.segments.segment_bytes());
-        }
+        let allocated = self.check_against_checkpoint()?.max(self.allocated);
+        let from = self.parts.checkpoint.as_ref().map_or(Position(0), |meta| meta.tip.end);
+        let known = Known { proven: self.proven, allocated, log_start: self.log_start, from };
+        self.report.torn_tail = judge_end(log, scan, known)?.map(str::to_owned);
         Ok(())
     }
 
     /// Begins a new epoch and starts the store's threads. Call after [`Self::next_event`] answered `None`.
     pub fn finish(mut self) -> Result<(Store, RecoveryReport)> {
         while self.next_event()?.is_some() {}
+        if let Some(held) = self.held.take() {
+            held.release()?;
+        }
         let log = &self.parts.log;
         for partition in self.parts.partitions.all() {
             partition.resume_sequence();
@@ -292,7 +276,7 @@ impl Opening {
         log.set_visible(writer.end());
         log.set_published();
         let report = self.report.clone();
-        Ok((Store::start(self.parts, writer, epoch, self.store_file.created_ms)?, report))
+        Ok((Store::start(self.parts, writer, epoch, self.store_file.created_ms, self.threads)?, report))
     }
 }
 
@@ -305,10 +289,12 @@ pub(crate) fn is_of_another_store(entry: &Entry, store_id: [u8; 16]) -> bool {
     }
 }
 
+const OTHER_STORE: &str = "this log was written for another store: its STORE file or its log was exchanged";
+
 /// The segments of a store that exists, of which there is one from its first moment on.
-pub(crate) fn open_segments(io: &Arc<dyn Io>, dir: &Path, segment_bytes: u64) -> Result<Segments> {
+pub(crate) fn open_segments(io: &Arc<dyn Io>, dir: &Path, segment_bytes: u64, ahead_bytes: u64) -> Result<Segments> {
     let gone = |file: PathBuf, what: &str| StorageError::Damage { dir: dir.to_owned(), file, position: Position(0), what: what.to_owned() };
-    let segments = match Segments::open(Arc::clone(io), dir, segment_bytes) {
+    let segments = match Segments::open(Arc::clone(io), dir, segment_bytes, ahead_bytes) {
         Err(StorageError::Io { kind: std::io::ErrorKind::NotFound, .. }) => {
             return Err(gone(layout::log_dir(dir), "the directory of the log is missing"));
         }
@@ -320,25 +306,35 @@ pub(crate) fn open_segments(io: &Arc<dyn Io>, dir: &Path, segment_bytes: u64) ->
     Ok(segments)
 }
 
-/// Makes the first blocks, then `STORE`: a store without blocks has lost them.
+/// Makes a directory a store. The file `STORE` comes last, so that a store without a segment has lost it.
 fn create(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Result<StoreFile> {
+    if holds_commits(io, dir, config)? {
+        let what = "it holds log segments, but no STORE file".to_owned();
+        return Err(StorageError::NotAStore { dir: dir.to_owned(), what });
+    }
     let bytes = config.segment_bytes;
-    if !(layout::SEGMENT_BYTES_MIN..=layout::SEGMENT_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(layout::SECTOR_BYTES) {
+    let least = match config.threads {
+        Threads::Own => layout::SEGMENT_BYTES_MIN,
+        Threads::None => layout::SEGMENT_BYTES_MIN_WITHOUT_THREADS,
+    };
+    if !(least..=layout::SEGMENT_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(layout::SECTOR_BYTES) {
         return Err(StorageError::Invalid(format!(
             "a segment of {bytes} bytes is not between {} and {} bytes in whole sectors of {}",
-            layout::SEGMENT_BYTES_MIN,
+            least,
             layout::SEGMENT_BYTES_MAX,
             layout::SECTOR_BYTES
         )));
     }
-    refuse_a_log_without_store(&**io, dir)?;
-    let segments = Segments::open(Arc::clone(io), dir, bytes)?;
+    let mut id = config.new_id.unwrap_or_default();
+    if config.new_id.is_none() {
+        getrandom::fill(&mut id).map_err(|error| StorageError::Invalid(format!("no random numbers: {error}")))?;
+    }
+    let store_file = StoreFile { id, created_ms: now.0, segment_bytes: bytes };
+    let segments = Segments::open(Arc::clone(io), dir, bytes, config.ahead_bytes)?;
+    // Also when an interrupted creation left some: they may be fewer.
     segments.allocate(FIRST_BLOCKS_BYTES)?;
     io.sync_dir(Site::DirSync, &layout::log_dir(dir))?;
     io.sync_dir(Site::DirSync, dir)?;
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| StorageError::Invalid(format!("no random numbers: {error}")))?;
-    let store_file = StoreFile { id, created_ms: now.0, segment_bytes: bytes };
     store_file.create(&**io, dir)?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         io.sync_dir(Site::DirSync, parent)?;
@@ -346,48 +342,91 @@ fn create(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, now: TimestampMs) 
     Ok(store_file)
 }
 
-/// A log without a `STORE` is none of ours to begin anew; first blocks without a commit are what an interrupted creation left.
-fn refuse_a_log_without_store(io: &dyn Io, dir: &Path) -> Result<()> {
-    for entry in io.list(Site::DirList, &layout::log_dir(dir))? {
-        let Some(first) = layout::parse_segment_name(&entry.name) else { continue };
-        let file = io.open(Site::SegmentOpen, &layout::segment_file(dir, first), OpenMode::Read)?;
-        let mut bytes = vec![0; usize::try_from(entry.len.min(FIRST_BLOCKS_BYTES)).unwrap_or(0)];
-        let read = file.read_at(Site::RecoveryRead, &mut bytes, 0)?;
-        bytes.truncate(read);
-        let is_blank = Commit::decode(&bytes.into(), first).is_err();
-        if first != Position(0) || entry.len > FIRST_BLOCKS_BYTES || !is_blank {
-            let what = "it holds log segments, but no STORE file".to_owned();
-            return Err(StorageError::NotAStore { dir: dir.to_owned(), what });
-        }
-    }
-    Ok(())
+/// Whether there are segments beyond the first blocks that an interrupted creation leaves.
+fn holds_commits(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig) -> Result<bool> {
+    let segments = Segments::open(Arc::clone(io), dir, config.segment_bytes.max(layout::SECTOR_BYTES), 0)?;
+    let Some(first) = segments.reader(Position(0))? else { return Ok(!segments.firsts().is_empty()) };
+    let mut head = [0; HEADER_BYTES];
+    let filled = first.read_at(Site::RecoveryRead, &mut head, 0)?;
+    let begins = head.get(..filled).is_some_and(|head| Header::decode(head, Position(0)).is_ok());
+    Ok(segments.firsts().len() > 1 || begins || first.len(Site::SegmentOpen)? > FIRST_BLOCKS_BYTES)
 }
 
-type OpenedIndex = (Arc<dyn Index>, Option<CheckpointMeta>);
+/// An index that holds a checkpoint of this store. Its file is as it was found until `held` is released.
+struct FoundIndex {
+    index: Arc<dyn Index>,
+    held: HeldBack,
+    meta: CheckpointMeta,
+}
 
-/// Opens the index, or throws it away when it is unreadable or belongs to another store: it is a cache.
-fn open_index(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, store: &StoreFile, report: &mut RecoveryReport) -> Result<OpenedIndex> {
-    let rebuild = |why: String, report: &mut RecoveryReport| -> Result<OpenedIndex> {
-        if !report.created {
-            report.index_rebuilt = Some(why);
-        }
-        config.index.remove(io, dir)?;
-        Ok((config.index.open(io, dir, config.index_cache_bytes)?, None))
-    };
-    let index = match config.index.open(io, dir, config.index_cache_bytes) {
-        Ok(index) => index,
-        Err(error) => return rebuild(format!("it could not be opened: {error}"), report),
-    };
+/// Opens the index without changing it. `Err` says in words why it is to be built anew.
+fn find_checkpoint(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, store: &StoreFile) -> Result<FoundIndex, String> {
+    let opened = config.index.open_held(io, dir, config.index_cache_bytes);
+    let (index, held) = opened.map_err(|error| format!("it could not be opened: {error}"))?;
     match read_checkpoint(&*index) {
-        Ok(Some(meta)) if meta.store_id == store.id => Ok((index, Some(meta))),
-        Ok(found) => {
-            drop(index);
-            rebuild(if found.is_some() { "it belongs to another store".into() } else { "it holds no checkpoint".into() }, report)
+        Ok(Some(meta)) if meta.store_id == store.id => Ok(FoundIndex { index, held, meta }),
+        Ok(Some(_)) => Err("it belongs to another store".into()),
+        Ok(None) => Err("it holds no checkpoint".into()),
+        Err(error) => Err(format!("it could not be read: {error}")),
+    }
+}
+
+/// Throws the index away, a cache, and begins an empty one. The log is judged first: what is refused stays as it is.
+/// Answers with the log's start too: what lies below it is not indexed, though its segments may still be there.
+fn rebuild(
+    log: &Log,
+    store: &StoreFile,
+    config: &StoreConfig,
+    why: String,
+    report: &mut RecoveryReport,
+) -> Result<(Arc<dyn Index>, Position)> {
+    let mut start = Position(0);
+    if !report.created {
+        report.index_rebuilt = Some(why);
+        start = judge_whole(log, store.id)?;
+    }
+    config.index.remove(&log.io, &log.dir)?;
+    Ok((config.index.open(&log.io, &log.dir, config.index_cache_bytes)?, start))
+}
+
+/// Makes sure that what is read from the checkpoint on is what is on the disk: the kernel may have forgotten a failed write.
+fn settle_log(log: &Log, checkpoint: Option<&CheckpointMeta>) -> Result<()> {
+    let from = checkpoint.map_or_else(|| last_contiguous_run(&log.segments), |meta| meta.tip.end);
+    for first in log.segments.firsts() {
+        if first.plus(log.segments.segment_bytes()) > from {
+            let file = log.io.open(Site::SegmentOpen, &log.segments.path_of(first), OpenMode::Write)?;
+            file.sync(Site::RecoverySync)?;
+            file.evict(Site::RecoveryEvict)?;
         }
-        Err(error) => {
-            drop(index);
-            rebuild(format!("it could not be read: {error}"), report)
+    }
+    // Their names too: the process may have been killed between the creation of a file and the sync of its name.
+    log.io.sync_dir(Site::DirSync, &layout::log_dir(&log.dir))?;
+    log.io.sync_dir(Site::DirSync, &log.dir)
+}
+
+/// Walks the log to its end without folding anything. Answers with the log's start: the greatest that any commit names.
+fn judge_whole(log: &Log, store_id: [u8; 16]) -> Result<Position> {
+    let first = last_contiguous_run(&log.segments);
+    let mut scan = Scan::from_start(log, first);
+    let mut start = Position(0);
+    while let Some(commit) = scan.next_commit()? {
+        start = start.max(commit.header.log_start);
+        if commit.entries().flatten().any(|entry| is_of_another_store(&entry, store_id)) {
+            return Err(log.damage(commit.header.position, OTHER_STORE));
         }
+    }
+    judge_end(log, &scan, Known { log_start: start, from: first, ..Known::default() })?;
+    if first > start {
+        return Err(log.damage(start, "segment files are missing between here and the first one that is left"));
+    }
+    Ok(start)
+}
+
+/// The log ends where a commit fails its check: a torn tail, unless anything proves that more was durable.
+fn judge_end(log: &Log, scan: &Scan<'_>, known: Known) -> Result<Option<&'static str>> {
+    match verdict::judge(log, scan, known)? {
+        Verdict::Torn(why) => Ok(why),
+        Verdict::Damage { at, what } => Err(log.damage(at, what)),
     }
 }
 

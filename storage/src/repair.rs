@@ -82,7 +82,7 @@ impl Salvage {
     pub fn run(self, owner: &mut dyn EventOwner, now: TimestampMs) -> Result<RepairReport> {
         let io = &self.io;
         io.create_dir(Site::DirCreate, &layout::log_dir(&self.into))?;
-        let segments = Segments::open(Arc::clone(io), &self.into, self.store.segment_bytes)?;
+        let segments = Segments::open(Arc::clone(io), &self.into, self.store.segment_bytes, crate::log::writer::ALLOCATE_BYTES)?;
         segments.allocate(layout::FIRST_BLOCKS_BYTES)?;
         io.sync_dir(Site::DirSync, &layout::log_dir(&self.into))?;
         io.sync_dir(Site::DirSync, &self.into)?;

@@ -12,10 +12,10 @@ use crate::batch::BatchBuilder;
 use crate::error::{Result, StorageError};
 use crate::index::Index;
 use crate::index::dedup::{Dedup, KnownKey};
-use crate::log::commit::{CommitBuilder, EntryKind};
-use crate::log::entry::{KeyEntry, Keys, PartitionNumbers, PartitionTold, Records};
+use crate::log::commit::{CommitBuilder, EntryKind, HEADROOM_BYTES};
+use crate::log::entry::{KeyEntry, Keys, PartitionNumbers, PartitionTold, RECORDS_HEADER_BYTES, Records};
 use crate::partition::{Partition, WrittenBatch};
-use crate::submission::{Appended, NewBatch, NewEntry, Receipt, Submission};
+use crate::submission::{Appended, BATCH_HEADROOM_BYTES, NewBatch, NewEntry, Receipt, Submission};
 use crate::types::{Offset, Position, StreamId, TimestampMs};
 
 /// Batch buffers kept for the next commit.
@@ -57,20 +57,38 @@ impl Body {
         }
     }
 
-    /// Writes the batch with its offset; answers with the buffer to use again, if there is one.
-    fn write(self, base_offset: Offset, out: &mut Vec<u8>) -> Option<BatchBuilder> {
+    /// Writes the entry of a batch, `head` and the batch with its offset. Answers with the batch's length in bytes, and with
+    /// the buffer to use again if there is one.
+    fn write(self, head: &[u8; RECORDS_HEADER_BYTES], base_offset: Offset, to: &mut CommitBuilder) -> (usize, Option<BatchBuilder>) {
         match self {
             Self::Merged(mut builder) => {
-                builder.finish_into(base_offset, out);
-                Some(builder)
+                let length = builder.len_bytes();
+                to.entry(EntryKind::Records, 0, |out| {
+                    out.extend_from_slice(head);
+                    builder.finish_into(base_offset, out);
+                });
+                (length, Some(builder))
             }
-            Self::Whole { bytes, .. } => {
+            Self::Whole { mut bytes, .. } => {
+                let length = bytes.len().saturating_sub(BATCH_HEADROOM_BYTES);
                 // Base offset and leader epoch lead the batch and are outside its checksum; the epoch is 0 as written.
-                out.extend_from_slice(&base_offset.0.to_be_bytes());
-                out.extend_from_slice(bytes.get(size_of::<i64>()..).unwrap_or_default());
-                None
+                put(&mut bytes, HEADROOM_BYTES, head);
+                put(&mut bytes, BATCH_HEADROOM_BYTES, &base_offset.0.to_be_bytes());
+                if to.is_empty() {
+                    to.first_entry(EntryKind::Records, 0, bytes);
+                } else {
+                    to.entry(EntryKind::Records, 0, |out| out.extend_from_slice(bytes.get(HEADROOM_BYTES..).unwrap_or_default()));
+                }
+                (length, None)
             }
         }
+    }
+}
+
+/// Overwrites what stands at `at`.
+fn put(bytes: &mut [u8], at: usize, with: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + with.len()) {
+        place.copy_from_slice(with);
     }
 }
 
@@ -223,13 +241,8 @@ impl Sequencer {
         let mut staged = std::mem::take(&mut self.staged);
         for open in self.open.drain(..) {
             let count = open.body.count();
-            let (mut bytes, mut idle) = (0, None);
-            to.entry(EntryKind::Records, 0, |out| {
-                Records::encode_header(out, open.partition.id, open.base_offset, open.stream);
-                let before = out.len();
-                idle = open.body.write(open.base_offset, out);
-                bytes = (out.len() - before) as u64;
-            });
+            let head = Records::header(open.partition.id, open.base_offset, open.stream);
+            let (bytes, idle) = open.body.write(&head, open.base_offset, to);
             for keys in &open.keys {
                 keys.encode(to);
             }
@@ -239,7 +252,7 @@ impl Sequencer {
                 count,
                 stream: StreamId { ms: open.stream.ms, seq: open.stream.seq.saturating_add(last) },
                 max_timestamp: open.max_timestamp,
-                bytes,
+                bytes: bytes as u64,
                 position: Position(0),
             };
             staged.records += u64::try_from(count).unwrap_or(0);

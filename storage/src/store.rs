@@ -22,13 +22,15 @@ use crate::layout;
 use crate::log::Tip;
 use crate::log::commit::EntryKind;
 use crate::log::entry::Records;
-use crate::log::writer::LogWriter;
+use crate::log::writer::{ALLOCATE_BYTES, LogWriter};
 use crate::partition::{INDEX_STEP_BYTES, IndexEntry, Partition};
+use crate::pump::turns::Turns;
 use crate::pump::{Pump, PumpCounters, Queue};
 use crate::recovery::{Opening, Parts};
 use crate::sequencer::Sequencer;
-use crate::submission::{AnswerThrough, Submission, Ticket};
+use crate::submission::{AnswerThrough, Receipt, Submission, Ticket};
 use crate::types::{Epoch, Offset, PartitionId, Position, StreamId, TimestampMs};
+use crate::views::Flushing;
 use crate::zerofill;
 
 /// How to open a store.
@@ -36,6 +38,9 @@ use crate::zerofill;
 pub struct StoreConfig {
     /// Size of a segment, bytes; counts only when the store is created.
     pub segment_bytes: u64,
+    /// Blocks written ahead of the log also when nothing happens, bytes. A burst of this size meets no block that has to be
+    /// written twice.
+    pub ahead_bytes: u64,
     /// Memory for commits, bytes.
     pub cache_bytes: usize,
     /// Memory for pages of the index, bytes.
@@ -43,16 +48,33 @@ pub struct StoreConfig {
     pub index: Backend,
     /// Written into the lock file: who holds the directory.
     pub holder: String,
+    pub threads: Threads,
+    /// The store's id, should it be created; `None`: a random one. It keys the hashes of idempotency keys.
+    pub new_id: Option<[u8; 16]>,
+}
+
+/// Who does the store's own work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Threads {
+    /// Two threads of the store.
+    #[default]
+    Own,
+    /// Whoever opened it, by [`Store::turn`], [`Store::idle`] and [`Store::fill`]: for tests that must run the same way twice.
+    /// Segments may be smaller then, so that a test meets many of their ends.
+    None,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             segment_bytes: layout::SEGMENT_BYTES_DEFAULT,
+            ahead_bytes: ALLOCATE_BYTES,
             cache_bytes: 16 * 1024 * 1024,
             index_cache_bytes: 8 * 1024 * 1024,
             index: Backend::Redb,
             holder: "another process".into(),
+            threads: Threads::Own,
+            new_id: None,
         }
     }
 }
@@ -77,6 +99,8 @@ pub struct StoreStats {
     pub records: u64,
     pub bytes: u64,
     pub segments: u64,
+    /// Blocks exist this far beyond the tail, bytes.
+    pub ahead_bytes: u64,
     pub queued_bytes: u64,
     pub keys_in_memory: u64,
     pub cache_bytes: u64,
@@ -98,6 +122,8 @@ pub struct Store {
     stop: Arc<zerofill::Stop>,
     through: Arc<OnceLock<AnswerThrough>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The writer, when it has no thread.
+    turns: Option<Turns>,
     checkpointed: AtomicU64,
     checkpoints: AtomicU64,
     damaged_reads: AtomicU64,
@@ -110,13 +136,21 @@ pub struct Store {
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointStart(Tip);
 
+/// A checkpoint whose views are collected and not written yet.
+pub struct CheckpointTaken {
+    start: CheckpointStart,
+    batch: IndexBatch,
+    flushing: Flushing,
+    taken: Result<()>,
+}
+
 impl Store {
     /// Begins to open `dir`, creating it when it does not exist.
     pub fn open(io: Arc<dyn Io>, clock: Arc<dyn Clock>, dir: &Path, config: StoreConfig) -> Result<Opening> {
         Opening::start(io, clock, dir, config)
     }
 
-    pub(crate) fn start(parts: Parts, writer: LogWriter, epoch: Epoch, created_ms: i64) -> Result<Self> {
+    pub(crate) fn start(parts: Parts, writer: LogWriter, epoch: Epoch, created_ms: i64, threads: Threads) -> Result<Self> {
         let queue = Arc::new(Queue::default());
         let counters = Arc::new(PumpCounters::default());
         let stop = Arc::new(zerofill::Stop::default());
@@ -131,17 +165,13 @@ impl Store {
             counters: Arc::clone(&counters),
             sequencer: Sequencer::default(),
             through: Arc::clone(&through),
+            between: None,
         };
-        let (log, filler_stop) = (Arc::clone(&parts.log), Arc::clone(&stop));
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let thread = std::thread::Builder::new().name(name.into()).spawn(run);
-            thread.map_err(|error| StorageError::Invalid(format!("cannot start a thread: {error}")))
-        };
-        let threads = vec![
-            spawn("onelog-writer", Box::new(move || pump.run()))?,
-            spawn("onelog-zerofill", Box::new(move || zerofill::run(&log, &filler_stop)))?,
-        ];
         let checkpointed = AtomicU64::new(parts.checkpoint.as_ref().map_or(0, |meta| meta.tip.end.0));
+        let (threads, turns) = match threads {
+            Threads::Own => (start_threads(&parts, &stop, pump)?, None),
+            Threads::None => (Vec::new(), Some(Turns::new(pump))),
+        };
         Ok(Self {
             parts,
             queue,
@@ -149,6 +179,7 @@ impl Store {
             stop,
             through,
             threads: Mutex::new(threads),
+            turns,
             checkpointed,
             checkpoints: AtomicU64::new(0),
             damaged_reads: AtomicU64::new(0),
@@ -305,6 +336,11 @@ impl Store {
 
     /// Writes all views to the index in one transaction, after everything in them is durable in the log.
     pub fn finish_checkpoint(&self, start: CheckpointStart, changes: Vec<StateChange>) -> Result<()> {
+        self.write_checkpoint(self.take_checkpoint(start, changes))
+    }
+
+    /// The first half of [`Self::finish_checkpoint`]: collects the views. [`Self::write_checkpoint`] must follow.
+    pub fn take_checkpoint(&self, start: CheckpointStart, changes: Vec<StateChange>) -> CheckpointTaken {
         let mut batch = IndexBatch::default();
         let now = self.parts.clock.wall();
         let flushing = self.parts.partitions.flush(&mut batch);
@@ -316,9 +352,15 @@ impl Store {
             log_start: Position(self.parts.log.start.load(Relaxed)),
             last_timestamp: now,
         };
-        let result = meta
-            .put(&mut batch)
-            .and_then(|()| self.submit(Submission::default()).wait())
+        let taken = meta.put(&mut batch);
+        CheckpointTaken { start, batch, flushing, taken }
+    }
+
+    /// The second half: makes what was collected durable in the log, then writes it to the index.
+    pub fn write_checkpoint(&self, checkpoint: CheckpointTaken) -> Result<()> {
+        let CheckpointTaken { start, batch, flushing, taken } = checkpoint;
+        let result = taken
+            .and_then(|()| self.settle(Submission::default()))
             .and_then(|_| self.parts.index.commit(batch))
             .and_then(|()| self.parts.dedup.flushed(&*self.parts.index));
         match result {
@@ -331,6 +373,37 @@ impl Store {
         self.checkpointed.store(start.0.end.0, Relaxed);
         self.checkpoints.fetch_add(1, Relaxed);
         Ok(())
+    }
+
+    /// Submits and waits.
+    fn settle(&self, submission: Submission) -> Result<Receipt> {
+        let ticket = self.submit(submission);
+        while self.turn() {}
+        ticket.wait()
+    }
+
+    /// One commit of what waits, in a store without threads. False when nothing waited.
+    pub fn turn(&self) -> bool {
+        self.turns.as_ref().is_some_and(Turns::turn)
+    }
+
+    /// As [`Self::turn`], and calls `between` when the commit is durable and nobody sees it yet.
+    pub fn turn_with(&self, between: Box<dyn FnMut() + Send>) -> bool {
+        self.turns.as_ref().is_some_and(|turns| turns.turn_with(between))
+    }
+
+    /// What the writer does after a while without work, in a store without threads.
+    pub fn idle(&self) {
+        if let Some(turns) = &self.turns {
+            turns.idle();
+        }
+    }
+
+    /// Writes blocks for `ahead` bytes behind the tail, in a store without threads.
+    pub fn fill(&self, ahead: u64) {
+        if self.turns.is_some() {
+            zerofill::fill(&self.parts.log, ahead);
+        }
     }
 
     /// Log written since the last checkpoint, bytes, and keys that only memory and log hold.
@@ -390,7 +463,7 @@ impl Store {
         log.start.store(position.0, Relaxed);
         // The next commit's header carries the new start; only when it is durable may files go.
         let event = crate::submission::NewEvent { tag: TAG_LOG_START, payload: self.parts.store_id.to_vec() };
-        self.submit(Submission { events: smallvec::smallvec![event], urgent: true, ..Submission::default() }).wait()?;
+        self.settle(Submission { events: smallvec::smallvec![event], urgent: true, ..Submission::default() })?;
         log.segments.retire_below(position)
     }
 
@@ -404,6 +477,7 @@ impl Store {
             records: self.counters.records.load(Relaxed),
             bytes: self.counters.bytes.load(Relaxed),
             segments: log.segments.firsts().len() as u64,
+            ahead_bytes: log.segments.allocated_end().since(log.visible()),
             queued_bytes: self.queue.bytes(),
             keys_in_memory: self.parts.dedup.in_memory() as u64,
             cache_bytes: log.cache.bytes() as u64,
@@ -438,7 +512,19 @@ impl Store {
             // A thread that panicked has answered nobody wrongly; there is nothing left to do for it here.
             let _ = thread.join();
         }
+        if let Some(turns) = &self.turns {
+            turns.close();
+        }
     }
+}
+
+fn start_threads(parts: &Parts, stop: &Arc<zerofill::Stop>, pump: Pump) -> Result<Vec<JoinHandle<()>>> {
+    let (log, stop) = (Arc::clone(&parts.log), Arc::clone(stop));
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+        thread.map_err(|error| StorageError::Invalid(format!("cannot start a thread: {error}")))
+    };
+    Ok(vec![spawn("onelog-writer", Box::new(move || pump.run()))?, spawn("onelog-zerofill", Box::new(move || zerofill::run(&log, &stop)))?])
 }
 
 impl Drop for Store {

@@ -10,6 +10,8 @@ use smallvec::SmallVec;
 use crate::batch::{BatchBuilder, RecordBody};
 use crate::error::{Result, StorageError};
 use crate::index::dedup::DedupKey;
+use crate::log::commit;
+use crate::log::entry::RECORDS_HEADER_BYTES;
 use crate::partition::Partition;
 use crate::types::{Durability, Offset, PartitionId, Position, TimestampMs};
 
@@ -27,19 +29,28 @@ pub struct NewEntry {
 /// sequenced; the rest is stored as it is.
 pub struct NewBatch {
     pub partition: Arc<Partition>,
-    /// A valid, dense Kafka record batch v2.
+    /// [`BATCH_HEADROOM_BYTES`] of room, then a valid, dense Kafka record batch v2.
     pub bytes: Vec<u8>,
     pub count: u32,
     pub max_timestamp: TimestampMs,
 }
 
+/// Room in front of a batch for what the log puts there: a batch that is alone in its commit becomes the commit without being copied.
+pub const BATCH_HEADROOM_BYTES: usize = commit::HEADROOM_BYTES + RECORDS_HEADER_BYTES;
+
 impl NewBatch {
-    /// The batch of what was pushed to `builder`.
+    /// A builder for a batch of about `bytes`, with the room that a [`NewBatch`] wants.
+    #[must_use]
+    pub fn builder(bytes: usize) -> BatchBuilder {
+        BatchBuilder::with_headroom(BATCH_HEADROOM_BYTES, bytes)
+    }
+
+    /// The batch of what was pushed to `builder`, best one that [`NewBatch::builder`] made.
     #[must_use]
     pub fn new(partition: Arc<Partition>, builder: BatchBuilder) -> Self {
         let count = u32::try_from(builder.count()).unwrap_or(u32::MAX);
         let max_timestamp = builder.max_timestamp();
-        let bytes = builder.into_batch(Offset(0));
+        let bytes = builder.into_batch(Offset(0), BATCH_HEADROOM_BYTES);
         Self { partition, bytes, count, max_timestamp }
     }
 }

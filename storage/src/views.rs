@@ -40,8 +40,11 @@ impl Partitions {
         self.0.write().insert(id, Arc::new(partition));
     }
 
+    /// In the order of their ids: what is done to each is done in the same order every time.
     pub fn all(&self) -> Vec<Arc<Partition>> {
-        self.0.read().values().cloned().collect()
+        let mut all: Vec<_> = self.0.read().values().cloned().collect();
+        all.sort_unstable_by_key(|partition| partition.id);
+        all
     }
 }
 

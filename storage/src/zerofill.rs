@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::layout;
 use crate::log::writer::{ALLOCATE_BYTES, RESERVE_BYTES};
 use crate::log::{Log, is_full};
 
-const AHEAD_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// A segment of the default size: at full pace zeros go to another file than commits do, and neither waits for the other's lock.
+const AHEAD_BYTES_MAX: u64 = layout::SEGMENT_BYTES_DEFAULT;
+/// Blocks for what this many looks would use up at the pace of the last one.
+const LOOKS_AHEAD: u64 = 8;
 /// How often it looks at the tail; also how fast it can be stopped is up to the condition variable, not this.
 const LOOK: Duration = Duration::from_millis(20);
 /// After this many quiet looks it goes back to one step ahead and sleeps longer.
@@ -44,7 +48,8 @@ impl Stop {
 
 /// Runs until stopped or the log is poisoned.
 pub fn run(log: &Arc<Log>, stop: &Stop) {
-    let mut ahead = ALLOCATE_BYTES;
+    let ahead_bytes_min = log.segments.ahead_bytes.max(ALLOCATE_BYTES);
+    let mut ahead = ahead_bytes_min;
     let mut last_tail = log.visible();
     let mut quiet = 0;
     while !stop.wait(if quiet > QUIET_LOOKS { LOOK_QUIET } else { LOOK }) && log.check_poison().is_ok() {
@@ -53,18 +58,18 @@ pub fn run(log: &Arc<Log>, stop: &Stop) {
         last_tail = tail;
         quiet = if moved == 0 { quiet + 1 } else { 0 };
         if quiet > QUIET_LOOKS {
-            ahead = ALLOCATE_BYTES;
+            ahead = ahead_bytes_min;
         }
-        // Blocks for what the next looks will use up at this pace.
-        ahead = ahead.max(moved.saturating_mul(4)).min(AHEAD_BYTES_MAX);
+        ahead = ahead.max(moved.saturating_mul(LOOKS_AHEAD)).min(AHEAD_BYTES_MAX.max(ahead_bytes_min));
         // A full disk is tried again without anybody publishing: some ask whether there is room before they do.
-        if moved > 0 || log.disk_full.load(Ordering::Relaxed) {
+        if moved > 0 || ahead_bytes_min > ALLOCATE_BYTES || log.disk_full.load(Ordering::Relaxed) {
             fill(log, ahead);
         }
     }
 }
 
-fn fill(log: &Arc<Log>, ahead: u64) {
+/// Makes sure that blocks for `ahead` bytes, and the reserve, follow the tail.
+pub fn fill(log: &Arc<Log>, ahead: u64) {
     while log.segments.allocated_end().since(log.visible()) < ahead + RESERVE_BYTES {
         match log.segments.allocate(ALLOCATE_BYTES) {
             Ok(_) => log.disk_full.store(false, Ordering::Relaxed),

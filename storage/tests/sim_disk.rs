@@ -292,6 +292,76 @@ fn a_fault_happens_at_its_call_and_once() {
 }
 
 #[test]
+fn short_and_interrupted_calls_are_made_whole_by_the_loops_above_them() {
+    let (disk, file) = disk_with(8);
+    for fault in [Fault::Short, Fault::Interrupted] {
+        for site in [Site::LogWrite, Site::LogRead] {
+            disk.fail(site, 1, fault);
+        }
+        disk.fail(Site::LogWrite, 2, fault);
+        let letter = if fault == Fault::Short { b'B' } else { b'C' };
+        let calls = disk.calls_of(Site::LogWrite);
+        file.write_at(Site::LogWrite, &[&[letter; 1000], &[letter; 3096]], 0).unwrap();
+        assert_eq!(disk.calls_of(Site::LogWrite) - calls, 3, "twice short, then the rest");
+        assert_eq!(read(&*file)[..4096], [letter; 4096]);
+    }
+    assert_eq!(disk.happened().len(), 6);
+    disk.fail(Site::LogSync, 1, Fault::Interrupted);
+    assert_eq!(raw(file.sync(Site::LogSync)), Some(4), "a sync is called once");
+    assert_ne!(found(&disk.crash_clone(0)), found(&disk.crash_clone(3)), "and has made nothing durable");
+}
+
+#[test]
+fn a_lost_write_shows_in_the_cache_and_never_reaches_the_disk() {
+    let (disk, file) = disk_with(8);
+    disk.fail(Site::LogWrite, 1, Fault::Lost);
+    write(&*file, b'B', 2, 3);
+    file.sync(Site::LogSync).unwrap();
+    let letters = |bytes: &[u8]| bytes.chunks(SECTOR).map(fate).collect::<String>();
+    assert_eq!(letters(&read(&*file)), "AABBBAAA");
+    assert!((0..SEEDS).all(|seed| letters(&found(&disk.crash_clone(seed)).unwrap()) == "AAAAAAAA"));
+    file.evict(Site::RecoveryEvict).unwrap();
+    assert_eq!(letters(&read(&*file)), "AAAAAAAA");
+    write(&*file, b'C', 3, 1);
+    file.sync(Site::LogSync).unwrap();
+    assert_eq!(letters(&found(&disk.crash_clone(1)).unwrap()), "AAACAAAA", "the next write arrives");
+}
+
+#[test]
+fn a_misdirected_write_lands_on_other_sectors_of_the_disk() {
+    let mut places = BTreeSet::new();
+    for seed in 0..50 {
+        let disk = SimDisk::with_dir(seed, Path::new("/data"));
+        let file = open(&disk);
+        write(&*file, b'A', 0, 8);
+        file.sync(Site::LogSync).unwrap();
+        disk.sync_dir(Site::DirSync, Path::new("/data")).unwrap();
+        disk.fail(Site::LogWrite, 1, Fault::Misdirected);
+        write(&*file, b'B', 2, 1);
+        file.sync(Site::LogSync).unwrap();
+        assert_eq!(fate(&read(&*file)[2 * SECTOR..3 * SECTOR]), 'B', "the cache is as it should be");
+        let left = found(&disk.crash_clone(seed)).unwrap();
+        places.extend(left.chunks(SECTOR).position(|sector| fate(sector) == 'B'));
+    }
+    assert!(places.len() > 4, "{places:?}");
+}
+
+#[test]
+fn the_death_of_a_process_loses_nothing_that_was_written_and_makes_nothing_durable() {
+    let (disk, file) = disk_with(4);
+    write(&*file, b'B', 1, 1);
+    disk.lock(Site::LockFile, Path::new("/data/LOCK"), "the dead").map(std::mem::forget).unwrap();
+    let next = disk.kill_clone(1);
+    next.lock(Site::LockFile, Path::new("/data/LOCK"), "the next").unwrap();
+    assert_eq!(fate(&found(&next).unwrap()[SECTOR..2 * SECTOR]), 'B');
+    assert!((0..SEEDS).any(|seed| fate(&found(&next.crash_clone(seed)).unwrap()[SECTOR..2 * SECTOR]) == 'A'));
+    next.remove(Site::SegmentRemove, &path()).unwrap();
+    let later = next.kill_clone(2);
+    assert_eq!(found(&later), None);
+    assert!((0..SEEDS).any(|seed| found(&later.crash_clone(seed)).is_some()), "the removal was not durable");
+}
+
+#[test]
 fn a_machine_that_is_off_answers_nothing_and_a_restart_finds_a_part() {
     let (disk, file) = disk_with(1);
     disk.power_off_after(2);

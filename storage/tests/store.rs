@@ -299,6 +299,58 @@ fn a_log_of_many_segments_is_read_back_and_its_oldest_part_can_go() {
     assert_eq!((values(&again.store, 0), values(&again.store, 1), values(&again.store, 2)), before);
 }
 
+/// The checkpoint names the log start of its time; log that was given back since is not missing.
+#[test]
+fn a_crash_right_after_log_was_given_back_is_no_damage() {
+    let (disk, clock) = start();
+    let first = open(&disk, &clock);
+    for _ in 0..400u32 {
+        put(&first.store, [entry(&first.store, 0, &vec![3; 50_000], 1)]).unwrap();
+    }
+    let partition = first.store.partition(PartitionId(0));
+    first.store.submit(Submission { trims: vec![(Arc::clone(&partition), Offset(395))], ..Submission::default() }).wait().unwrap();
+    first.store.finish_checkpoint(first.store.begin_checkpoint(), vec![]).unwrap();
+    let end = first.store.droppable_end().unwrap();
+    assert!(end.0 / layout::SEGMENT_BYTES_MIN >= 3, "the spares alone would hide it");
+    first.store.drop_below(end).unwrap();
+    let again = open(&disk.crash_clone(1), &clock);
+    assert_eq!(values(&again.store, 0).len(), 5);
+    assert_eq!(again.store.log_start(), end);
+}
+
+/// Some old segments are kept for reuse: an index that is built anew must not point into them.
+#[test]
+fn an_index_built_after_log_was_given_back_points_into_no_spare_segment() {
+    let (disk, clock) = start();
+    let first = open(&disk, &clock);
+    let mut end = 0;
+    while end < layout::SEGMENT_BYTES_MIN - 22_000 {
+        end = put(&first.store, [entry(&first.store, 0, &vec![3; 20_000], 1)]).unwrap().end.0;
+    }
+    put(&first.store, [entry(&first.store, 1, b"at the end of the first segment", 1)]).unwrap();
+    first.store.finish_checkpoint(first.store.begin_checkpoint(), vec![]).unwrap();
+    drop(first);
+    // Opened again it makes an index entry sooner than a fold of the whole log would.
+    let second = open(&disk, &clock);
+    put(&second.store, [entry(&second.store, 0, &vec![3; 22_000], 1)]).unwrap();
+    put(&second.store, [entry(&second.store, 1, b"at the start of the second", 1)]).unwrap();
+    let all = second.store.partition(PartitionId(0));
+    let trims = vec![(Arc::clone(&all), all.high_watermark()), (second.store.partition(PartitionId(1)), Offset(1))];
+    second.store.submit(Submission { trims, ..Submission::default() }).wait().unwrap();
+    second.store.finish_checkpoint(second.store.begin_checkpoint(), vec![]).unwrap();
+    let end = second.store.droppable_end().unwrap();
+    assert_eq!(end, Position(layout::SEGMENT_BYTES_MIN));
+    second.store.drop_below(end).unwrap();
+    drop(second);
+    disk.remove(Site::IndexRemove, &layout::redb_file(Path::new(DIR))).unwrap();
+    let again = open(&disk, &clock);
+    // The spare is used up.
+    while again.store.stats().durable < Position(4 * layout::SEGMENT_BYTES_MIN) {
+        put(&again.store, [entry(&again.store, 2, &vec![4; 50_000], 1)]).unwrap();
+    }
+    assert_eq!(values(&again.store, 1), [b"at the start of the second".to_vec()]);
+}
+
 #[test]
 fn the_offline_check_counts_what_is_there_and_names_what_is_lost() {
     let (disk, clock) = start();

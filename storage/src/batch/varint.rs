@@ -21,15 +21,49 @@ pub const fn len(value: i64) -> usize {
     bits.div_ceil(7) as usize
 }
 
-/// Appends `value`. A 32-bit value has the same bytes whether Kafka calls it varint or varlong.
+/// Appends `value`.
 #[inline]
 pub fn put(out: &mut Vec<u8>, value: i64) {
-    let mut rest = zigzag(value);
-    while rest >= 0x80 {
-        out.push((rest as u8) | 0x80);
-        rest >>= 7;
+    let mut integers = Integers::default();
+    integers.put(value);
+    out.extend_from_slice(integers.bytes());
+}
+
+/// A few integers in a row, encoded here first: one append for all of them instead of one for each byte.
+#[derive(Default)]
+pub struct Integers {
+    bytes: [u8; INTEGERS_BYTES_MAX],
+    len: usize,
+}
+
+/// Room for three integers of any size.
+const INTEGERS_BYTES_MAX: usize = 32;
+
+impl Integers {
+    /// Adds `value`. A 32-bit value has the same bytes whether Kafka calls it varint or varlong. There is room for three of any size.
+    #[inline]
+    pub fn put(&mut self, value: i64) {
+        let mut rest = zigzag(value);
+        while rest >= 0x80 {
+            self.byte((rest as u8) | 0x80);
+            rest >>= 7;
+        }
+        self.byte(rest as u8);
     }
-    out.push(rest as u8);
+
+    #[inline]
+    pub fn byte(&mut self, byte: u8) {
+        debug_assert!(self.len < INTEGERS_BYTES_MAX, "no room for another integer");
+        if let Some(place) = self.bytes.get_mut(self.len) {
+            *place = byte;
+            self.len += 1;
+        }
+    }
+
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
 }
 
 /// Bytes from outside, read from the front. `None` means: they end too early, or are not what was asked for.

@@ -5,6 +5,7 @@
 
 pub mod checked;
 pub mod dedup;
+pub mod held;
 pub mod offsets;
 pub mod redb;
 #[cfg(feature = "sled")]
@@ -103,6 +104,16 @@ pub enum Backend {
     Sled,
 }
 
+/// What opening an index would write.
+pub struct HeldBack(Option<Arc<held::HeldFile>>);
+
+impl HeldBack {
+    /// Writes it.
+    pub fn release(self) -> Result<()> {
+        self.0.map_or(Ok(()), |file| file.release())
+    }
+}
+
 impl Backend {
     /// Opens or creates the index of `dir`.
     pub fn open(self, io: &Arc<dyn Io>, dir: &Path, cache_bytes: usize) -> Result<Arc<dyn Index>> {
@@ -112,6 +123,20 @@ impl Backend {
             Self::Sled => Arc::new(sled::SledIndex::open(&**io, dir, cache_bytes)?),
         };
         Ok(Arc::new(checked::CheckedIndex(raw)))
+    }
+
+    /// Opens the index of `dir` if there is one, and holds back what that writes until [`HeldBack::release`].
+    /// The sled backend cannot hold anything back: it opens its files itself.
+    pub fn open_held(self, io: &Arc<dyn Io>, dir: &Path, cache_bytes: usize) -> Result<(Arc<dyn Index>, HeldBack)> {
+        let (raw, held): (Arc<dyn Index>, _) = match self {
+            Self::Redb => {
+                let (index, file) = redb::RedbIndex::open_held(&**io, dir, cache_bytes)?;
+                (Arc::new(index), HeldBack(Some(file)))
+            }
+            #[cfg(feature = "sled")]
+            Self::Sled => (Arc::new(sled::SledIndex::open(&**io, dir, cache_bytes)?), HeldBack(None)),
+        };
+        Ok((Arc::new(checked::CheckedIndex(raw)), held))
     }
 
     /// Deletes the index of `dir`: what it held is folded from the log again.

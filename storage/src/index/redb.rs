@@ -17,6 +17,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
 
+use super::held::HeldFile;
 use super::sums::Sum;
 use super::{Index, IndexBatch, Pair, Table, contained, floor_bounds};
 use crate::error::{Result, StorageError};
@@ -59,6 +60,18 @@ impl RedbIndex {
         let file = io.open(Site::IndexOpen, &layout::redb_file(dir), OpenMode::CreateOrWrite)?;
         // Also when the file was there before: whoever created it may have died before this line.
         io.sync_dir(Site::DirSync, dir)?;
+        Self::over(file, cache_bytes)
+    }
+
+    /// Opens the index of `dir`, which must be there. Nothing is written to it before the file is released.
+    pub fn open_held(io: &dyn Io, dir: &Path, cache_bytes: usize) -> Result<(Self, Arc<HeldFile>)> {
+        let file = io.open(Site::IndexOpen, &layout::redb_file(dir), OpenMode::Write)?;
+        io.sync_dir(Site::DirSync, dir)?;
+        let held = Arc::new(HeldFile::new(file)?);
+        Ok((Self::over(Arc::clone(&held) as Arc<dyn IoFile>, cache_bytes)?, held))
+    }
+
+    fn over(file: Arc<dyn IoFile>, cache_bytes: usize) -> Result<Self> {
         let index = Self { snapshot: RwLock::default(), database: Mutex::default(), cache_bytes, file, whole: Mutex::default() };
         index.open_again(&mut index.database.lock(), true)?;
         Ok(index)

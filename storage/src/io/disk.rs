@@ -1,6 +1,6 @@
 //! The real disk: [`Io`] and [`IoFile`] over the operating system's files.
 //!
-//! Owns the loops that deal with short reads, short writes and EINTR. Never retries a sync, never hides an error, never
+//! The loops over short calls and EINTR stand in `full`. Never retries a sync, never hides an error, never
 //! decides what is durable: it calls and reports. The only file of this crate that may use `std::fs`.
 
 #![expect(clippy::disallowed_methods, reason = "this is the door to the file system")]
@@ -11,18 +11,17 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use rustix::fs::OFlags;
 
-use super::{DirLock, Io, IoFile, Listed, OpenMode, Site, refused};
+use super::full::{Calls, read_full, write_full};
+use super::{DirLock, Io, IoFile, Listed, OpenMode, Site, ZEROS, refused};
 use crate::error::{Result, StorageError};
 
 /// Only the owner reads and writes what we store.
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
-/// Linux takes at most this many parts in one `pwritev` (`UIO_MAXIOV`).
-const PARTS_MAX: usize = 1024;
-/// Parts a commit usually has; more go to the heap.
-const PARTS_INLINE: usize = 16;
+/// Places and lengths of writes around the page cache are multiples of this; what most devices and file systems ask for.
+const DIRECT_ALIGN: u64 = 4096;
 /// No longer text of a lock holder is shown.
 const HOLDER_BYTES_MAX: usize = 1024;
 
@@ -153,6 +152,10 @@ impl IoFile for DiskFile {
         write_full(&self.file, parts, at).map_err(|e| self.refused(site, &e))
     }
 
+    fn zero(&self, site: Site, at: u64, len: u64) -> Result<()> {
+        zero(&self.file, at, len).map_err(|e| self.refused(site, &e))
+    }
+
     fn set_len(&self, site: Site, len: u64) -> Result<()> {
         self.file.set_len(len).map_err(|e| self.refused(site, &e))
     }
@@ -167,38 +170,44 @@ impl IoFile for DiskFile {
     }
 }
 
-/// Fills `buf` as far as the file goes; returns how far that was.
-fn read_full(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, at.saturating_add(filled as u64)) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+impl Calls for File {
+    fn pread(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        self.read_at(buf, at)
     }
-    Ok(filled)
+
+    fn pwritev(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<usize> {
+        Ok(rustix::io::pwritev(self, parts, at)?)
+    }
 }
 
-/// Writes all parts, in one `pwritev` when the system takes them all.
-fn write_full(file: &File, parts: &[&[u8]], mut at: u64) -> io::Result<()> {
-    let mut slices: SmallVec<[IoSlice<'_>; PARTS_INLINE]> =
-        parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
-    let mut rest = slices.as_mut_slice();
-    while !rest.is_empty() {
-        let batch = rest.get(..PARTS_MAX).unwrap_or(rest);
-        match rustix::io::pwritev(file, batch, at) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(bytes) => {
-                at = at.saturating_add(bytes as u64);
-                IoSlice::advance_slices(&mut rest, bytes);
-            }
+/// Writes zeros around the page cache; through it where the system, the file system or the place does not allow that.
+fn zero(file: &File, mut at: u64, len: u64) -> io::Result<()> {
+    let end = at.saturating_add(len);
+    let mut direct = at.is_multiple_of(DIRECT_ALIGN) && end.is_multiple_of(DIRECT_ALIGN) && set_direct(file, true).is_ok();
+    let mut result = Ok(());
+    while at < end && result.is_ok() {
+        let rest = usize::try_from(end - at).unwrap_or(usize::MAX);
+        let chunk = ZEROS.0.get(..rest).unwrap_or(&ZEROS.0);
+        match rustix::io::pwrite(file, chunk, at) {
+            Ok(0) => result = Err(ErrorKind::WriteZero.into()),
+            Ok(bytes) => at = at.saturating_add(bytes as u64),
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            // A block size above ours, or a short write that left us between blocks.
+            Err(rustix::io::Errno::INVAL) if direct => {
+                direct = false;
+                result = set_direct(file, false);
+            }
+            Err(error) => result = Err(error.into()),
         }
     }
-    Ok(())
+    if direct { result.and(set_direct(file, false)) } else { result }
+}
+
+/// Whether writes of this open file go around the page cache from now on.
+fn set_direct(file: &File, on: bool) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    let flags = if on { flags | OFlags::DIRECT } else { flags.difference(OFlags::DIRECT) };
+    Ok(rustix::fs::fcntl_setfl(file, flags)?)
 }
 
 #[cfg(test)]
@@ -228,6 +237,23 @@ mod tests {
         assert_eq!(file.read_at(Site::StoreRead, &mut text, 99).unwrap(), 0);
         file.set_len(Site::StoreWrite, 2).unwrap();
         assert_eq!(file.len(Site::StoreRead).unwrap(), 2);
+    }
+
+    #[test]
+    fn zeros_are_written_over_old_bytes_and_leave_the_neighbours_alone() {
+        let (_dir, path) = fresh();
+        let file = Disk.open(Site::SegmentCreate, &path, OpenMode::CreateNew).unwrap();
+        for (at, len) in [(4096, 1024 * 1024), (512, 700_000), (0, 4096), (8192, 0)] {
+            file.write_at(Site::SegmentZero, &[&vec![b'x'; 2_000_000]], 0).unwrap();
+            file.zero(Site::SegmentZero, at, len).unwrap();
+            let mut read = vec![0; 2_000_000];
+            assert_eq!(file.read_at(Site::LogRead, &mut read, 0).unwrap(), 2_000_000);
+            let wrong = read.iter().zip(0u64..).position(|(byte, place)| (*byte == 0) != (at..at + len).contains(&place));
+            assert_eq!(wrong, None, "{len} zeros at {at}");
+        }
+        file.zero(Site::SegmentZero, 1 << 22, 4096).unwrap();
+        assert_eq!(file.len(Site::StoreRead).unwrap(), (1 << 22) + 4096, "zeros behind the end make the file longer");
+        file.write_at(Site::SegmentZero, &[b"odd"], 1).unwrap();
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! Neither retries a failed sync, and neither hides one.
 
 pub mod disk;
+mod full;
 pub mod sim;
 
 use std::fmt;
@@ -13,71 +14,57 @@ use std::sync::Arc;
 
 use crate::error::{Result, StorageError};
 
-/// The calls we make, by what they are for. Faults are injected and reported by these names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Site {
-    LockFile,
-    StoreWrite,
-    StoreSync,
-    StoreRead,
-    StoreRename,
-    DirCreate,
-    DirList,
-    DirSync,
-    SegmentCreate,
-    SegmentOpen,
-    SegmentRecycle,
-    SegmentRemove,
-    SegmentZero,
-    SegmentZeroSync,
-    LogWrite,
-    LogSync,
-    LogRead,
-    RecoverySync,
-    RecoveryEvict,
-    RecoveryRead,
-    IndexOpen,
-    IndexRead,
-    IndexWrite,
-    IndexSync,
-    IndexResize,
-    IndexRemove,
-    SpaceQuery,
+macro_rules! sites {
+    ($($name:ident = $words:literal,)*) => {
+        /// The calls we make, by what they are for. Faults are injected and reported by these names.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Site {
+            $($name,)*
+        }
+
+        impl Site {
+            /// Every site there is.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+
+        impl fmt::Display for Site {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Self::$name => $words,)*
+                })
+            }
+        }
+    };
 }
 
-impl fmt::Display for Site {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = match self {
-            Self::LockFile => "lock",
-            Self::StoreWrite => "write store file",
-            Self::StoreSync => "sync store file",
-            Self::StoreRead => "read store file",
-            Self::StoreRename => "rename store file",
-            Self::DirCreate => "create directory",
-            Self::DirList => "list directory",
-            Self::DirSync => "sync directory",
-            Self::SegmentCreate => "create segment",
-            Self::SegmentOpen => "open segment",
-            Self::SegmentRecycle => "recycle segment",
-            Self::SegmentRemove => "remove segment",
-            Self::SegmentZero => "zero-fill segment",
-            Self::SegmentZeroSync => "sync zero-filled segment",
-            Self::LogWrite => "write commit",
-            Self::LogSync => "sync commit",
-            Self::LogRead => "read log",
-            Self::RecoverySync => "sync during recovery",
-            Self::RecoveryEvict => "evict during recovery",
-            Self::RecoveryRead => "read during recovery",
-            Self::IndexOpen => "open index",
-            Self::IndexRead => "read index",
-            Self::IndexWrite => "write index",
-            Self::IndexSync => "sync index",
-            Self::IndexResize => "resize index",
-            Self::IndexRemove => "remove index",
-            Self::SpaceQuery => "ask for free space",
-        };
-        f.write_str(words)
-    }
+sites! {
+    LockFile = "lock",
+    StoreWrite = "write store file",
+    StoreSync = "sync store file",
+    StoreRead = "read store file",
+    StoreRename = "rename store file",
+    DirCreate = "create directory",
+    DirList = "list directory",
+    DirSync = "sync directory",
+    SegmentCreate = "create segment",
+    SegmentOpen = "open segment",
+    SegmentRecycle = "recycle segment",
+    SegmentRemove = "remove segment",
+    SegmentZero = "zero-fill segment",
+    SegmentZeroSync = "sync zero-filled segment",
+    LogWrite = "write commit",
+    LogSync = "sync commit",
+    LogRead = "read log",
+    RecoverySync = "sync during recovery",
+    RecoveryEvict = "evict during recovery",
+    RecoveryRead = "read during recovery",
+    IndexOpen = "open index",
+    IndexRead = "read index",
+    IndexWrite = "write index",
+    IndexSync = "sync index",
+    IndexResize = "resize index",
+    IndexRemove = "remove index",
+    SpaceQuery = "ask for free space",
 }
 
 /// How to open a file.
@@ -134,6 +121,17 @@ pub trait IoFile: Send + Sync {
     fn read_at(&self, site: Site, buf: &mut [u8], at: u64) -> Result<usize>;
     /// Writes all of `parts` one after the other from `at`, growing the file when needed. Short writes and EINTR are dealt with inside.
     fn write_at(&self, site: Site, parts: &[&[u8]], at: u64) -> Result<()>;
+    /// Writes zeros from `at`, growing the file when needed. For blocks that nobody reads soon: where the system can, they go
+    /// around the page cache, and so no later sync of other bytes of the file has to wait for them.
+    fn zero(&self, site: Site, at: u64, len: u64) -> Result<()> {
+        let mut done = 0;
+        while done < len {
+            let chunk = ZEROS.0.get(..usize::try_from(len - done).unwrap_or(usize::MAX)).unwrap_or(&ZEROS.0);
+            self.write_at(site, &[chunk], at.saturating_add(done))?;
+            done += chunk.len() as u64;
+        }
+        Ok(())
+    }
     /// Sets the length: cut, or grown with zeros.
     fn set_len(&self, site: Site, len: u64) -> Result<()>;
     /// fdatasync: data, and the metadata needed to read it back.
@@ -141,6 +139,11 @@ pub trait IoFile: Send + Sync {
     /// Drops clean pages of the file from the page cache, so that the next read shows what is on disk.
     fn evict(&self, site: Site) -> Result<()>;
 }
+
+/// Written at once when zero-filling; lives in the program's zero pages. Aligned for writes around the page cache.
+#[repr(align(4096))]
+struct Zeros([u8; 256 * 1024]);
+static ZEROS: Zeros = Zeros([0; 256 * 1024]);
 
 /// What the operating system answered, with the call and the name it was about.
 pub(crate) fn refused(site: Site, path: &Path, error: &std::io::Error) -> StorageError {

@@ -15,7 +15,7 @@ mod state;
 mod trace;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -24,9 +24,10 @@ use parking_lot::Mutex;
 use self::cut::Odds;
 pub use self::cut::PowerCut;
 use self::file::{SimFile, SimLock};
+use self::inode::Inode;
 use self::names::{Names, Node};
 use self::random::Random;
-use self::state::{Refusal, State, error_of};
+use self::state::{Does, Refusal, State, error_of};
 use self::trace::What;
 use super::{DirLock, Io, IoFile, Listed, OpenMode, Site, refused};
 use crate::error::{Result, StorageError};
@@ -40,6 +41,14 @@ pub enum Fault {
     Enospc,
     /// A write that does a part of its work and then answers EIO. Elsewhere as [`Fault::Eio`].
     ShortThenError,
+    /// A read or write that does a part of its work and says so. Elsewhere nothing happens.
+    Short,
+    /// EINTR, without effect: of a read, a write or a sync. Elsewhere nothing happens.
+    Interrupted,
+    /// A write that is answered ok, shown by the cache and synced, and never reaches the disk. Elsewhere nothing happens.
+    Lost,
+    /// As [`Fault::Lost`], and the disk puts the bytes over another place of the same file.
+    Misdirected,
     /// The machine is off from here on: every call fails. A write still reaches the cache, so a cut may keep any part of it.
     PowerOff,
 }
@@ -88,6 +97,20 @@ impl SimDisk {
         Self::of(left)
     }
 
+    /// The disk as the next process finds it after the death of the one that used it: no lock, no fault, nothing open, and
+    /// everything that was written in the cache, synced or not. This disk goes on.
+    #[must_use]
+    pub fn kill_clone(&self, seed: u64) -> Self {
+        let state = self.state.lock();
+        // A file whose removal is not durable may come back with a power cut.
+        let reachable = state.inodes.iter().filter(|(number, file)| file.linked || state.names.mention(**number));
+        let inodes = reachable.map(|(number, file)| (*number, file.reopened())).collect();
+        let mut left = State::new(Random::new(seed), state.names.clone(), inodes);
+        left.next_inode = state.next_inode;
+        left.capacity_bytes = state.capacity_bytes;
+        Self::of(left)
+    }
+
     /// Lets `fault` happen at the `nth` call of `site` from now, 1 being the next. It happens once.
     pub fn fail(&self, site: Site, nth: u64, fault: Fault) {
         let mut state = self.state.lock();
@@ -99,6 +122,32 @@ impl SimDisk {
     pub fn power_off_after(&self, nth: u64) {
         let mut state = self.state.lock();
         state.power_off_at = Some(state.calls_of_all_sites.saturating_add(nth));
+    }
+
+    /// The planned faults that happened so far.
+    #[must_use]
+    pub fn happened(&self) -> Vec<(Site, Fault)> {
+        self.state.lock().happened.clone()
+    }
+
+    /// Every file by name, with the bytes a reader would see. Counts as no call.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let state = self.state.lock();
+        let read = |inode| state.inodes.get(&inode).map(Inode::bytes).unwrap_or_default();
+        state.names.named_files().map(|(path, inode)| (path.to_path_buf(), read(inode))).collect()
+    }
+
+    /// Whether a planned moment has turned the machine off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state.lock().is_off
+    }
+
+    /// Calls of one site so far.
+    #[must_use]
+    pub fn calls_of(&self, site: Site) -> u64 {
+        self.state.lock().calls.get(&site).copied().unwrap_or(0)
     }
 
     /// Calls so far, of every site: how many moments there are to turn the machine off.
@@ -130,8 +179,12 @@ impl SimDisk {
 
     /// Runs one call about a name: counts it, lets a planned fault happen instead, and traces it.
     fn named<T>(&self, site: Site, path: &Path, work: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.named_as(Does::Other, site, path, work)
+    }
+
+    fn named_as<T>(&self, does: Does, site: Site, path: &Path, work: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         let mut state = self.state.lock();
-        let arrived = state.arrive(site).and_then(|fault| fault.map_or(Ok(()), |fault| Err(error_of(fault))));
+        let arrived = state.arrive(site, does).and_then(|fault| fault.map_or(Ok(()), |fault| Err(error_of(fault))));
         let result = arrived.map_err(|e| refused(site, path, &e)).and_then(|()| work(&mut state));
         state.trace.push(site, What::Name(path.to_path_buf()), result.is_ok());
         result
@@ -168,7 +221,7 @@ impl Io for SimDisk {
     }
 
     fn sync_dir(&self, site: Site, dir: &Path) -> Result<()> {
-        self.named(site, dir, |state| state.sync_dir(dir).map_err(|e| refused(site, dir, &e)))
+        self.named_as(Does::Sync, site, dir, |state| state.sync_dir(dir).map_err(|e| refused(site, dir, &e)))
     }
 
     fn lock(&self, site: Site, path: &Path, holder: &str) -> Result<Box<dyn DirLock>> {

@@ -18,6 +18,8 @@ use crate::types::{Epoch, Position, TimestampMs};
 
 pub const HEADER_BYTES: usize = 64;
 pub const ENTRY_HEADER_BYTES: usize = 8;
+/// Bytes of a commit before the payload of its first entry.
+pub const HEADROOM_BYTES: usize = HEADER_BYTES + ENTRY_HEADER_BYTES;
 /// "1LOG"
 const MAGIC: u32 = u32::from_le_bytes(*b"1LOG");
 const VERSION: u8 = 1;
@@ -215,37 +217,50 @@ impl Commit {
 }
 
 /// Collects the entries of the commit that is being made.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CommitBuilder {
-    /// Room for the header, then the entries.
+    /// Room for the header, then the entries; nothing before the first entry.
     bytes: Vec<u8>,
+    /// Bytes that are expected.
+    room: usize,
     entries: u32,
-}
-
-impl Default for CommitBuilder {
-    fn default() -> Self {
-        Self { bytes: vec![0; HEADER_BYTES], entries: 0 }
-    }
 }
 
 impl CommitBuilder {
     /// With room for entries of about so many bytes.
     #[must_use]
     pub fn with_room(bytes: u64) -> Self {
-        let mut room = Vec::with_capacity(HEADER_BYTES + usize::try_from(bytes).unwrap_or(0));
-        room.resize(HEADER_BYTES, 0);
-        Self { bytes: room, entries: 0 }
+        Self { room: usize::try_from(bytes).unwrap_or(0), ..Self::default() }
+    }
+
+    fn make_header_room(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes.reserve(HEADER_BYTES + self.room);
+            self.bytes.resize(HEADER_BYTES, 0);
+        }
     }
 
     /// Appends an entry whose payload `write` produces.
     pub fn entry(&mut self, kind: EntryKind, tag: u8, write: impl FnOnce(&mut Vec<u8>)) {
+        self.make_header_room();
         let head = self.bytes.len();
-        self.bytes.extend_from_slice(&[kind as u8, tag, 0, 0, 0, 0, 0, 0]);
-        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; ENTRY_HEADER_BYTES]);
         write(&mut self.bytes);
-        let length = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX).to_le_bytes();
-        if let Some(field) = self.bytes.get_mut(head + 4..start) {
-            field.copy_from_slice(&length);
+        self.head_entry(head, kind, tag);
+    }
+
+    /// The first entry of the commit, out of a buffer that has [`HEADROOM_BYTES`] before the payload. Not copied.
+    pub fn first_entry(&mut self, kind: EntryKind, tag: u8, bytes: Vec<u8>) {
+        debug_assert!(self.is_empty() && bytes.len() >= HEADROOM_BYTES);
+        self.bytes = bytes;
+        self.head_entry(HEADER_BYTES, kind, tag);
+    }
+
+    fn head_entry(&mut self, at: usize, kind: EntryKind, tag: u8) {
+        let start = at + ENTRY_HEADER_BYTES;
+        let [a, b, c, d] = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX).to_le_bytes();
+        if let Some(field) = self.bytes.get_mut(at..start) {
+            field.copy_from_slice(&[kind as u8, tag, 0, 0, a, b, c, d]);
         }
         self.entries += 1;
     }
@@ -253,7 +268,7 @@ impl CommitBuilder {
     /// Header and entries so far.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len().max(HEADER_BYTES)
     }
 
     #[must_use]
@@ -264,6 +279,7 @@ impl CommitBuilder {
     /// Seals the commit. `header.length` and `header.entries` are filled in here.
     #[must_use]
     pub fn finish(mut self, header: Header) -> Commit {
+        self.make_header_room();
         let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         let header = Header { length, entries: self.entries, ..header };
         let (head, body) = self.bytes.split_at_mut(HEADER_BYTES.min(length as usize));

@@ -9,6 +9,8 @@
 //! boot       0 epoch u32 | 4 store id, 16 bytes
 //! ```
 
+use std::io::Write;
+
 use bytes::Bytes;
 
 use super::commit::{CommitBuilder, EntryKind};
@@ -40,12 +42,18 @@ impl Records {
         })
     }
 
-    /// Writes the payload's header; the caller writes the batch behind it.
-    pub fn encode_header(out: &mut Vec<u8>, partition: PartitionId, base_offset: Offset, stream: StreamId) {
-        out.extend_from_slice(&partition.0.to_le_bytes());
-        out.extend_from_slice(&base_offset.0.to_le_bytes());
-        out.extend_from_slice(&stream.ms.to_le_bytes());
-        out.extend_from_slice(&stream.seq.to_le_bytes());
+    /// The payload's header; the batch comes behind it.
+    #[must_use]
+    pub fn header(partition: PartitionId, base_offset: Offset, stream: StreamId) -> [u8; RECORDS_HEADER_BYTES] {
+        let mut out = [0; RECORDS_HEADER_BYTES];
+        let mut rest = out.as_mut_slice();
+        let fields: [&[u8]; 4] =
+            [&partition.0.to_le_bytes(), &base_offset.0.to_le_bytes(), &stream.ms.to_le_bytes(), &stream.seq.to_le_bytes()];
+        for field in fields {
+            // The fields fill the header exactly.
+            let _ = rest.write_all(field);
+        }
+        out
     }
 }
 

@@ -16,8 +16,6 @@ use crate::io::{Io, IoFile, OpenMode, Site};
 use crate::layout;
 use crate::types::Position;
 
-/// Written at once when zero-filling; lives in the program's zero pages.
-static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 /// Segments kept for reuse; more are removed.
 const SPARES_MAX: usize = 2;
 
@@ -26,6 +24,8 @@ pub struct Segments {
     io: Arc<dyn Io>,
     dir: PathBuf,
     bytes: u64,
+    /// Blocks that should exist beyond the tail at any time, bytes.
+    pub ahead_bytes: u64,
     /// Read handles by first position; `None` until first used.
     present: Mutex<BTreeMap<u64, Option<Arc<dyn IoFile>>>>,
     /// Blocks exist below this position (and from the tail on). Changed under `allocation`, read without it.
@@ -42,11 +42,11 @@ struct Allocation {
 
 impl Segments {
     /// Looks at what the log directory holds. Names that are no segments are left alone.
-    pub fn open(io: Arc<dyn Io>, dir: &Path, bytes: u64) -> Result<Self> {
+    pub fn open(io: Arc<dyn Io>, dir: &Path, bytes: u64, ahead_bytes: u64) -> Result<Self> {
         let listed = io.list(Site::DirList, &layout::log_dir(dir))?;
         let present = listed.iter().filter_map(|entry| layout::parse_segment_name(&entry.name)).map(|first| (first.0, None)).collect();
         let allocation = Mutex::new(Allocation { file: None, spares: Vec::new() });
-        Ok(Self { io, dir: dir.to_owned(), bytes, present: Mutex::new(present), end: AtomicU64::new(0), allocation })
+        Ok(Self { io, dir: dir.to_owned(), bytes, ahead_bytes, present: Mutex::new(present), end: AtomicU64::new(0), allocation })
     }
 
     pub fn segment_bytes(&self) -> u64 {
@@ -129,13 +129,9 @@ impl Segments {
             _ => self.writer(at)?,
         };
         allocation.file = Some((first.0, Arc::clone(&file)));
-        let mut at = at.since(first);
+        let at = at.since(first);
         let goal = at.saturating_add(step).min(self.bytes);
-        while at < goal {
-            let chunk = usize::try_from(goal - at).unwrap_or(ZEROS.len()).min(ZEROS.len());
-            file.write_at(Site::SegmentZero, &[ZEROS.get(..chunk).unwrap_or(&ZEROS)], at)?;
-            at += chunk as u64;
-        }
+        file.zero(Site::SegmentZero, at, goal - at)?;
         file.sync(Site::SegmentZeroSync)?;
         self.end.store(first.0 + goal, Ordering::Release);
         Ok(first.plus(goal))

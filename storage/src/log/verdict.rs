@@ -48,7 +48,7 @@ pub fn judge(log: &Log, scan: &Scan<'_>, known: Known) -> Result<Verdict> {
         return damage(end, format!("{stopped}, though a later commit at position {at} says that it was durable"));
     }
     // A store is begun with its first blocks, before anything says that it exists.
-    let allocated = known.allocated.max(scan.allocated()).max(Position(FIRST_BLOCKS_BYTES));
+    let allocated = known.allocated.max(scan.allocated()).max(Position(FIRST_BLOCKS_BYTES.min(log.segments.segment_bytes())));
     if let Some(cut) = first_missing_block(log, end, allocated)?
         && (cut < end.plus(SECTOR_BYTES) || stopped == CUT_SHORT)
     {

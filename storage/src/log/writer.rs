@@ -20,13 +20,17 @@ pub const ALLOCATE_BYTES: u64 = 1024 * 1024;
 /// Room a commit must leave in its segment for framing.
 const SEGMENT_OVERHEAD_BYTES: u64 = 4096;
 
-static PADDING: [u8; SECTOR_BYTES as usize] = [0; SECTOR_BYTES as usize];
+/// File systems and page caches work in blocks of this size.
+const BLOCK_BYTES: u64 = 4096;
+static PADDING: [u8; BLOCK_BYTES as usize] = [0; BLOCK_BYTES as usize];
 
 /// Appends commits to a log.
 pub struct LogWriter {
     log: Arc<Log>,
     tip: Tip,
     file: Option<(Position, Arc<dyn IoFile>)>,
+    /// Blocks below this were written whole since the start: the page cache need not read them before part of one is written.
+    whole_below: Position,
     unsynced: bool,
     /// The last commit holds entries, and no later commit says that it was durable.
     unproven: bool,
@@ -37,7 +41,7 @@ impl LogWriter {
     /// Goes on after `log.tip()`, as a new epoch.
     pub fn new(log: Arc<Log>, epoch: Epoch, last_timestamp: TimestampMs) -> Self {
         let tip = Tip { epoch, ..log.tip() };
-        Self { log, tip, file: None, unsynced: false, unproven: false, last_timestamp }
+        Self { log, tip, file: None, whole_below: Position(0), unsynced: false, unproven: false, last_timestamp }
     }
 
     /// Most bytes one commit may have in this log.
@@ -136,16 +140,32 @@ impl LogWriter {
         let first = self.log.segments.first_of(self.tip.end);
         let file = match &self.file {
             Some((held, file)) if *held == first => Arc::clone(file),
-            _ => self.log.segments.writer(first).map_err(|error| self.fail(error))?,
+            _ => {
+                // A lazy commit may have filled its segment to the last byte: no pad has sealed it, and later syncs do not cover it.
+                if self.unsynced {
+                    self.sync()?;
+                }
+                self.log.segments.writer(first).map_err(|error| self.fail(error))?
+            }
         };
         let padded = to_sectors(commit.bytes.len() as u64);
-        let padding = usize::try_from(padded).unwrap_or(0).saturating_sub(commit.bytes.len());
+        let end = self.tip.end.plus(padded);
+        let written_to = if end <= self.whole_below { end } else { self.block_end(end) };
+        let padding = usize::try_from(written_to.since(self.tip.end)).unwrap_or(0).saturating_sub(commit.bytes.len());
         let parts = [commit.bytes.as_ref(), PADDING.get(..padding).unwrap_or(&[])];
         self.unsynced = true;
         file.write_at(Site::LogWrite, &parts, self.tip.end.since(first)).map_err(|error| self.fail(error))?;
         self.file = Some((first, file));
-        self.tip = Tip { end: self.tip.end.plus(padded), last: commit.header.position, crc: commit.crc, epoch: self.tip.epoch };
+        self.whole_below = self.whole_below.max(written_to);
+        self.tip = Tip { end, last: commit.header.position, crc: commit.crc, epoch: self.tip.epoch };
         Ok(())
+    }
+
+    /// How far a write that ends in an untouched block is padded: with zeros to the end of the block, so that it is written whole.
+    /// They lie above the tail, where nothing is.
+    fn block_end(&self, end: Position) -> Position {
+        let block_end = Position(end.0.next_multiple_of(BLOCK_BYTES));
+        block_end.min(self.log.segments.allocated_end()).max(end)
     }
 
     /// Makes everything written so far durable. Called once; a failure is final.

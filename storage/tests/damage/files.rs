@@ -59,7 +59,7 @@ fn a_log_cut_at_any_length_is_whole_or_refused() {
     for (world, index) in [World::new(60, 1_500, None), World::new(60, 1_500, Some(20))].into_iter().zip(["no index", "an index"]) {
         let bytes = bytes_of(&world.disk, &segment(0));
         let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1;
-        let lengths = (0..used + 2_048).step_by(512).chain((0..used).step_by(1_499)).chain([bytes.len() as u64 - 1, 300_000]);
+        let lengths = (0..used + 2_048).step_by(1_024).chain((0..used).step_by(2_999)).chain([bytes.len() as u64 - 1, 300_000]);
         for length in lengths {
             let cut = world.copy();
             cut.open(Site::LogWrite, &segment(0), OpenMode::Write).unwrap().set_len(Site::LogWrite, length).unwrap();

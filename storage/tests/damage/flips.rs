@@ -9,7 +9,7 @@ use onelog_storage::types::Position;
 use crate::world::{DIR, Seen, World, bytes_of, look, open, read_one};
 
 /// Flips of an ordinary run.
-const FLIPS: u64 = 1_200;
+const FLIPS: u64 = 600;
 const SECTOR: usize = 512;
 
 fn number(name: &str, otherwise: u64) -> u64 {

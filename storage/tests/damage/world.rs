@@ -15,10 +15,6 @@ use onelog_storage::{Store, StoreConfig, layout};
 
 pub const DIR: &str = "/data";
 pub const WINDOW_MS: u64 = 600_000;
-/// A refused start leaves the log and `STORE` as they were. The index is a cache that may repair itself before the log is
-/// read; set to false when a refusal leaves that alone as well.
-pub const INDEX_MAY_CHANGE: bool = true;
-
 pub type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// What a directory holds, by what was acknowledged.
@@ -138,8 +134,7 @@ pub fn bytes_of(disk: &SimDisk, path: &Path) -> Vec<u8> {
 /// Everything that a refused start must leave alone.
 fn untouchable(disk: &SimDisk) -> Files {
     let mut files = files_below(disk, Path::new(DIR));
-    let may_change = |path: &PathBuf| path.ends_with("LOCK") || (INDEX_MAY_CHANGE && path.ends_with("index.redb"));
-    files.retain(|path, _| !may_change(path));
+    files.retain(|path, _| !path.ends_with("LOCK"));
     files
 }
 

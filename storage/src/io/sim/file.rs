@@ -2,18 +2,19 @@
 //!
 //! Owns what each description has been told; the bytes stay with the state, so that a power cut sees all of them.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
+use super::super::full::{Calls, read_full, write_full};
 use super::super::{DirLock, IoFile, Site, refused};
 use super::inode::Inode;
-use super::state::{State, error_of};
+use super::state::{Does, State, error_of};
 use super::trace::What;
 use super::{Fault, SimDisk};
-use crate::error::Result;
+use crate::error::{Result, StorageError};
 
 /// A held lock. `number` tells this holding from a later one.
 pub(super) struct SimLock {
@@ -45,23 +46,28 @@ pub(super) struct SimFile {
 
 impl SimFile {
     /// Runs one call about bytes. `work` also runs when a fault was planned, and answers what the fault leaves.
-    fn call<T>(&self, site: Site, what: What, work: impl FnOnce(&mut State, Option<Fault>) -> io::Result<T>) -> Result<T> {
+    fn call<T>(&self, site: Site, does: Does, what: What, work: impl FnOnce(&mut State, Option<Fault>) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.disk.state.lock();
-        let result = state.arrive(site).and_then(|fault| work(&mut state, fault));
+        let result = state.arrive(site, does).and_then(|fault| work(&mut state, fault));
         state.trace.push(site, what, result.is_ok());
-        result.map_err(|e| refused(site, &self.path, &e))
+        result
     }
 
     /// A call that a fault merely replaces by an error.
     fn plain<T>(&self, site: Site, what: What, work: impl FnOnce(&mut Inode) -> T) -> Result<T> {
-        self.call(site, what, |state, fault| match fault {
+        let called = self.call(site, Does::Other, what, |state, fault| match fault {
             Some(fault) => Err(error_of(fault)),
             None => Ok(work(state.file(self.inode)?)),
-        })
+        });
+        called.map_err(|e| self.refused(site, &e))
+    }
+
+    fn refused(&self, site: Site, error: &io::Error) -> StorageError {
+        refused(site, &self.path, error)
     }
 
     fn may_write(&self, site: Site) -> Result<()> {
-        if self.writable { Ok(()) } else { Err(refused(site, &self.path, &Errno::BADF.into())) }
+        if self.writable { Ok(()) } else { Err(self.refused(site, &Errno::BADF.into())) }
     }
 
     fn sync_in(&self, state: &mut State, fault: Option<Fault>) -> io::Result<()> {
@@ -70,8 +76,8 @@ impl SimFile {
         let file = inodes.get_mut(&self.inode).ok_or(Errno::BADF)?;
         let seen = self.failed_syncs_seen.load(Ordering::Relaxed);
         match fault {
-            Some(Fault::PowerOff) => return Err(error_of(Fault::PowerOff)),
-            Some(Fault::Eio | Fault::Enospc | Fault::ShortThenError) => file.fail_sync(random),
+            Some(fault @ (Fault::PowerOff | Fault::Interrupted)) => return Err(error_of(fault)),
+            Some(_) => file.fail_sync(random),
             None => file.sync(),
         }
         self.failed_syncs_seen.store(file.failed_syncs, Ordering::Relaxed);
@@ -90,24 +96,12 @@ impl IoFile for SimFile {
     }
 
     fn read_at(&self, site: Site, buf: &mut [u8], at: u64) -> Result<usize> {
-        self.plain(site, What::Read { inode: self.inode, at, len: buf.len() }, |file| file.read(buf, at))
+        read_full(&At { file: self, site }, buf, at).map_err(|e| self.refused(site, &e))
     }
 
     fn write_at(&self, site: Site, parts: &[&[u8]], at: u64) -> Result<()> {
         self.may_write(site)?;
-        let joined;
-        let bytes = match parts {
-            [one] => *one,
-            several => {
-                joined = several.concat();
-                &joined
-            }
-        };
-        let what = What::Write { inode: self.inode, at, len: bytes.len(), sum: crc32fast::hash(bytes) };
-        self.call(site, what, |state, fault| match fault {
-            None => state.write(self.inode, bytes, at),
-            Some(fault) => Err(state.faulty_write(self.inode, bytes, at, fault)),
-        })
+        write_full(&At { file: self, site }, parts, at).map_err(|e| self.refused(site, &e))
     }
 
     fn set_len(&self, site: Site, len: u64) -> Result<()> {
@@ -116,11 +110,53 @@ impl IoFile for SimFile {
     }
 
     fn sync(&self, site: Site) -> Result<()> {
-        self.call(site, What::Sync(self.inode), |state, fault| self.sync_in(state, fault))
+        let synced = self.call(site, Does::Sync, What::Sync(self.inode), |state, fault| self.sync_in(state, fault));
+        synced.map_err(|e| self.refused(site, &e))
     }
 
     fn evict(&self, site: Site) -> Result<()> {
         self.plain(site, What::Evict(self.inode), Inode::evict)
+    }
+}
+
+/// The single calls of a file at one site.
+struct At<'a> {
+    file: &'a SimFile,
+    site: Site,
+}
+
+impl Calls for At<'_> {
+    fn pread(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let inode = self.file.inode;
+        let what = What::Read { inode, at, len: buf.len() };
+        self.file.call(self.site, Does::Read, what, |state, fault| {
+            let most = match fault {
+                None => buf.len(),
+                Some(Fault::Short) => state.random.index_below(buf.len().saturating_sub(1)) + 1,
+                Some(fault) => return Err(error_of(fault)),
+            };
+            let some = buf.get_mut(..most).unwrap_or_default();
+            Ok(state.file(inode)?.read(some, at))
+        })
+    }
+
+    fn pwritev(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<usize> {
+        let joined;
+        let bytes: &[u8] = match parts {
+            [one] => one,
+            several => {
+                let mut all = Vec::with_capacity(several.iter().map(|part| part.len()).sum());
+                several.iter().for_each(|part| all.extend_from_slice(part));
+                joined = all;
+                &joined
+            }
+        };
+        let inode = self.file.inode;
+        let what = What::Write { inode, at, len: bytes.len(), sum: crc32fast::hash(bytes) };
+        self.file.call(self.site, Does::Write, what, |state, fault| match fault {
+            None => state.write(inode, bytes, at),
+            Some(fault) => state.faulty_write(inode, bytes, at, fault),
+        })
     }
 }
 

@@ -73,6 +73,8 @@ impl Image {
 struct Pending {
     /// One bit per sector.
     dirty: u8,
+    /// Those of them that the disk will say it took and never hold.
+    lost: u8,
     /// The page after each write to it, oldest first. Write-back may have caught any of them.
     versions: Vec<Option<Page>>,
 }
@@ -84,6 +86,8 @@ pub(super) struct Inode {
     pending: BTreeMap<usize, Pending>,
     /// Each length since the last sync, oldest first.
     pending_lens: Vec<u64>,
+    /// Where the next write-back will put bytes that do not belong there.
+    misdirected: Vec<(u64, Vec<u8>)>,
     /// Pages marked clean by a failed sync though the disk does not hold what the cache shows.
     diverged: BTreeSet<usize>,
     /// Failed syncs so far. Each open file description reports each of them once.
@@ -175,6 +179,7 @@ impl Inode {
     fn show(&mut self, number: usize, page: Option<Page>, dirty: u8) {
         let pending = self.pending.entry(number).or_default();
         pending.dirty |= dirty;
+        pending.lost &= !dirty;
         if pending.versions.len() == VERSIONS_MAX {
             pending.versions.pop();
         }
@@ -183,11 +188,21 @@ impl Inode {
     }
 
     pub(super) fn sync(&mut self) {
-        for number in std::mem::take(&mut self.pending).into_keys() {
+        for (number, pending) in std::mem::take(&mut self.pending) {
             // Write-back takes whole pages, so it also heals what an earlier failure left behind in this one.
-            self.diverged.remove(&number);
-            self.disk.set_page(number, self.cache.page(number).cloned());
+            if pending.lost == 0 {
+                self.diverged.remove(&number);
+                self.disk.set_page(number, self.cache.page(number).cloned());
+                continue;
+            }
+            let mut page = *self.cache.bytes(number);
+            for sector in dirty_sectors(pending.lost) {
+                page[sector.clone()].copy_from_slice(&self.disk.bytes(number)[sector]);
+            }
+            self.disk.set_page(number, Some(Arc::new(page)));
+            self.diverged.insert(number);
         }
+        self.misdirect();
         self.disk.len = self.cache.len;
         self.pending_lens.clear();
         self.disk.cut_to_len();
@@ -197,7 +212,7 @@ impl Inode {
     pub(super) fn fail_sync(&mut self, random: &mut Random) {
         for (number, pending) in std::mem::take(&mut self.pending) {
             let mut page = *self.disk.bytes(number);
-            for sector in dirty_sectors(pending.dirty) {
+            for sector in dirty_sectors(pending.dirty & !pending.lost) {
                 if random.coin() {
                     page[sector.clone()].copy_from_slice(&self.cache.bytes(number)[sector]);
                 }
@@ -230,7 +245,7 @@ impl Inode {
             let version = &pending.versions[odds.version(pending.versions.len(), random)];
             let new = version.as_ref().unwrap_or(&ZERO_PAGE);
             let mut page = *self.disk.bytes(*number);
-            for sector in dirty_sectors(pending.dirty) {
+            for sector in dirty_sectors(pending.dirty & !pending.lost) {
                 odds.strike(&mut page[sector.clone()], &new[sector], random);
             }
             disk.set_page(*number, Some(Arc::new(page)));
@@ -239,6 +254,42 @@ impl Inode {
         disk.len = newer.map_or(disk.len, |newer| self.pending_lens[newer]);
         disk.cut_to_len();
         Self { cache: disk.clone(), disk, ..Self::new() }
+    }
+
+    /// What was just written never arrives where it belongs; with dice, it lands on another sector of the disk.
+    pub(super) fn lose(&mut self, bytes: &[u8], at: u64, elsewhere: Option<&mut Random>) {
+        for (number, within, _) in pages_of(at, bytes.len()) {
+            self.pending.entry(number).or_default().lost |= sectors_of(&within);
+        }
+        let sectors = self.disk.len / SECTOR as u64;
+        let Some(random) = elsewhere.filter(|_| sectors > 0) else { return };
+        let target = random.below(sectors) * SECTOR as u64;
+        let kept = bytes.len().min(to_usize(self.disk.len - target));
+        self.misdirected.push((target, bytes[..kept].to_vec()));
+    }
+
+    /// The disk puts bytes where they do not belong.
+    fn misdirect(&mut self) {
+        for (target, bytes) in std::mem::take(&mut self.misdirected) {
+            for (number, within, span) in pages_of(target, bytes.len()) {
+                let mut page = *self.disk.bytes(number);
+                page[within].copy_from_slice(&bytes[span]);
+                self.disk.set_page(number, Some(Arc::new(page)));
+                self.diverged.insert(number);
+            }
+        }
+    }
+
+    /// The file as another process finds it: the same bytes, nothing open.
+    pub(super) fn reopened(&self) -> Self {
+        Self { failed_syncs: 0, handles: 0, ..self.clone() }
+    }
+
+    /// All of it, as a reader sees it.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; to_usize(self.cache.len)];
+        self.read(&mut bytes, 0);
+        bytes
     }
 
     /// Changes bytes behind everyone's back, on disk and in the cache.

@@ -109,6 +109,12 @@ impl Names {
         self.live.values().filter_map(|node| if let Node::File(inode) = node { Some(*inode) } else { None })
     }
 
+    /// The files that have a name, with it.
+    pub(super) fn named_files(&self) -> impl Iterator<Item = (&Path, u64)> {
+        let file = |(path, node)| if let (path, Node::File(inode)) = (path, node) { Some((path, inode)) } else { None };
+        self.live.iter().map(|(path, node)| (path.as_path(), *node)).filter_map(file)
+    }
+
     /// The names as a power cut leaves them.
     pub(super) fn crash(&self, odds: Odds, random: &mut Random) -> Self {
         let mut disk = self.disk.clone();

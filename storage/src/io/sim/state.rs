@@ -29,6 +29,7 @@ pub(super) struct State {
     pub(super) locks_taken: u64,
     pub(super) capacity_bytes: Option<u64>,
     pub(super) faults: Vec<(Site, u64, Fault)>,
+    pub(super) happened: Vec<(Site, Fault)>,
     pub(super) calls: BTreeMap<Site, u64>,
     pub(super) calls_of_all_sites: u64,
     pub(super) power_off_at: Option<u64>,
@@ -47,6 +48,7 @@ impl State {
             locks_taken: 0,
             capacity_bytes: None,
             faults: Vec::new(),
+            happened: Vec::new(),
             calls: BTreeMap::new(),
             calls_of_all_sites: 0,
             power_off_at: None,
@@ -56,7 +58,7 @@ impl State {
     }
 
     /// Counts a call. Fails when the machine is off; answers the fault that was planned for this call.
-    pub(super) fn arrive(&mut self, site: Site) -> io::Result<Option<Fault>> {
+    pub(super) fn arrive(&mut self, site: Site, does: Does) -> io::Result<Option<Fault>> {
         let calls = self.calls.entry(site).or_default();
         *calls += 1;
         let calls = *calls;
@@ -65,7 +67,8 @@ impl State {
             return Err(error_of(Fault::PowerOff));
         }
         let planned = self.faults.iter().position(|(of, at, _)| *of == site && *at == calls);
-        let mut fault = planned.map(|index| self.faults.swap_remove(index).2);
+        let mut fault = planned.map(|index| self.faults.swap_remove(index).2).filter(|fault| fault.can_happen(does));
+        self.happened.extend(fault.map(|fault| (site, fault)));
         if self.power_off_at == Some(self.calls_of_all_sites) {
             fault = Some(Fault::PowerOff);
         }
@@ -196,23 +199,56 @@ impl State {
         if self.capacity_bytes.is_none() { UNLIMITED_BYTES } else { (self.free_pages() as u64).saturating_mul(PAGE as u64) }
     }
 
-    /// Writes as far as there is space, as a real write does, and then says that there was not enough.
-    pub(super) fn write(&mut self, inode: u64, bytes: &[u8], at: u64) -> io::Result<()> {
+    /// Writes as far as there is space, as a real write does; only when nothing fits it says so.
+    pub(super) fn write(&mut self, inode: u64, bytes: &[u8], at: u64) -> io::Result<usize> {
         let free = self.free_pages();
         let file = self.file(inode)?;
         let fitting = file.fitting(at, bytes.len(), free);
+        if fitting == 0 && !bytes.is_empty() {
+            return Err(Errno::NOSPC.into());
+        }
         file.write(bytes.get(..fitting).unwrap_or(bytes), at);
-        if fitting < bytes.len() { Err(Errno::NOSPC.into()) } else { Ok(()) }
+        Ok(fitting)
     }
 
-    pub(super) fn faulty_write(&mut self, inode: u64, bytes: &[u8], at: u64, fault: Fault) -> io::Error {
+    pub(super) fn faulty_write(&mut self, inode: u64, bytes: &[u8], at: u64, fault: Fault) -> io::Result<usize> {
         let done = match fault {
             Fault::ShortThenError => self.random.index_below(bytes.len()),
-            Fault::PowerOff => bytes.len(),
-            Fault::Eio | Fault::Enospc => 0,
+            Fault::Short => self.random.index_below(bytes.len().saturating_sub(1)) + 1,
+            Fault::PowerOff | Fault::Lost | Fault::Misdirected => bytes.len(),
+            Fault::Eio | Fault::Enospc | Fault::Interrupted => 0,
         };
-        let written = self.write(inode, bytes.get(..done).unwrap_or(bytes), at);
-        written.err().unwrap_or_else(|| error_of(fault))
+        let written = if done == 0 { 0 } else { self.write(inode, bytes.get(..done).unwrap_or(bytes), at)? };
+        if matches!(fault, Fault::Lost | Fault::Misdirected) {
+            let State { inodes, random, .. } = self;
+            let elsewhere = (fault == Fault::Misdirected).then_some(random);
+            let file = inodes.get_mut(&inode).ok_or(Errno::BADF)?;
+            file.lose(bytes.get(..written).unwrap_or(bytes), at, elsewhere);
+        }
+        match fault {
+            Fault::Short | Fault::Lost | Fault::Misdirected => Ok(written),
+            fault => Err(error_of(fault)),
+        }
+    }
+}
+
+/// What kind of call it is, as far as faults differ by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Does {
+    Read,
+    Write,
+    Sync,
+    Other,
+}
+
+impl Fault {
+    fn can_happen(self, does: Does) -> bool {
+        match self {
+            Self::Eio | Self::Enospc | Self::ShortThenError | Self::PowerOff => true,
+            Self::Short => matches!(does, Does::Read | Does::Write),
+            Self::Interrupted => does != Does::Other,
+            Self::Lost | Self::Misdirected => does == Does::Write,
+        }
     }
 }
 
@@ -226,6 +262,9 @@ pub(super) fn error_of(fault: Fault) -> io::Error {
     match fault {
         Fault::Eio | Fault::ShortThenError => Errno::IO.into(),
         Fault::Enospc => Errno::NOSPC.into(),
+        Fault::Interrupted => Errno::INTR.into(),
         Fault::PowerOff => io::Error::other("the simulated machine is off"),
+        // These are no errors to whoever calls.
+        Fault::Short | Fault::Lost | Fault::Misdirected => io::Error::other("a fault that does not show"),
     }
 }
