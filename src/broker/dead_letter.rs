@@ -269,7 +269,13 @@ impl Inner {
             }
             let end = stored.high_watermark();
             while from < end && letters.len() < limit {
-                let records = self.read(target, number, stored, from, usize::MAX, READ_BYTES)?;
+                let records = match self.read(target, number, stored, from, usize::MAX, READ_BYTES) {
+                    Err(BrokerError::RecordsLost { to, .. }) => {
+                        from = Offset(to);
+                        continue;
+                    }
+                    records => records?,
+                };
                 let Some(last) = records.last() else { break };
                 from = Offset(last.offset + 1);
                 for record in records {

@@ -33,6 +33,9 @@ pub enum BrokerError {
     BatchTooLarge { bytes: u64, max: u64 },
     #[error("offset {offset} of {topic}/{partition} is outside what is stored, {start} to {end}")]
     OffsetOutOfRange { topic: String, partition: u32, offset: i64, start: i64, end: i64 },
+    /// The records were lost to damage, as a repair found; their offsets are never given out again.
+    #[error("offsets {from} to {} of {topic}/{partition} were lost to damage; reading can go on at offset {to}", to - 1)]
+    RecordsLost { topic: String, partition: u32, from: i64, to: i64 },
     /// The idempotency key was used with another body inside the topic's window.
     #[error("record {index}: its idempotency key was used with another body (stored at {topic}/{partition} offset {offset})")]
     IdempotencyConflict { index: usize, topic: String, partition: u32, offset: i64 },
@@ -84,6 +87,7 @@ impl From<onelog_storage::error::StorageError> for BrokerError {
             }
             Storage::Io { .. }
             | Storage::OffsetOutOfRange { .. }
+            | Storage::RecordsLost { .. }
             | Storage::IdempotencyConflict { .. }
             | Storage::UnexpectedOffset { .. }
             | Storage::Index(_) => Self::StorageFailed { reason: error.to_string() },

@@ -91,6 +91,9 @@ impl Inner {
                 start: start.0,
                 end: end.0,
             },
+            StorageError::RecordsLost { from, to } => {
+                BrokerError::RecordsLost { topic: topic.name.to_string(), partition: number, from: from.0, to: to.0 }
+            }
             other => other.into(),
         })?;
         let mut found = Vec::new();

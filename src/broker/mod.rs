@@ -14,6 +14,7 @@ pub mod partitioner;
 mod produce;
 mod queue;
 mod records;
+pub mod salvage;
 mod state;
 mod streams;
 mod timer;
@@ -240,6 +241,8 @@ impl Broker {
             queued_bytes: stats.queued_bytes,
             epoch: stats.epoch.0,
             failure: stats.failure,
+            damaged_reads_total: stats.damaged_reads,
+            damage: stats.damage,
             disk_full: stats.disk_full,
         }
     }

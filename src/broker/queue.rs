@@ -346,6 +346,7 @@ impl Inner {
         let most = request.records_max.min(BATCH_RECORDS_MAX);
         let mut deliveries = Vec::new();
         let mut left_some = false;
+        let mut failed = None;
         for step in 0..count {
             if deliveries.len() >= most {
                 break;
@@ -354,13 +355,16 @@ impl Inner {
             let room = most - deliveries.len();
             match self.lease_partition(topic, group, number, &wish, room, &mut deliveries).await {
                 Ok(left) => left_some |= left,
-                Err(error) if deliveries.is_empty() => return Err(error),
-                // What is leased already must reach its member; the failure shows again in a later round.
+                // Damage to one partition holds up no other, and what is leased already must reach its member; the failure shows
+                // again in a later round.
                 Err(error) => {
                     tracing::warn!(topic = %topic.name, partition = number, %error, "receiving from a partition failed");
-                    break;
+                    failed = Some(error);
                 }
             }
+        }
+        if let Some(error) = failed.filter(|_| deliveries.is_empty()) {
+            return Err(error);
         }
         left_some |= deliveries.len() >= most;
         Ok((deliveries, left_some))
@@ -418,14 +422,22 @@ impl Inner {
         };
         let mut found = Found { records: Vec::new(), absent: Vec::new(), scanned_to: cursor, left_some: false };
         for offset in plan.redeliver {
-            match self.read(topic, partition.number, &stored, offset, 1, 1)?.pop() {
-                Some(record) if record.offset == offset.0 => found.records.push(record),
-                _ => found.absent.push(offset),
+            match self.read(topic, partition.number, &stored, offset, 1, 1).map(|mut records| records.pop()) {
+                Ok(Some(record)) if record.offset == offset.0 => found.records.push(record),
+                Ok(_) | Err(BrokerError::RecordsLost { .. }) => found.absent.push(offset),
+                Err(error) => return Err(error),
             }
         }
         if plan.fresh_max > 0 && cursor < end {
-            let fresh = self.read(topic, partition.number, &stored, cursor, plan.fresh_max, RECEIVE_BYTES_MAX)?;
-            found.scanned_to = fresh.last().map_or(cursor, |record| Offset(record.offset + 1));
+            let fresh = match self.read(topic, partition.number, &stored, cursor, plan.fresh_max, RECEIVE_BYTES_MAX) {
+                Err(BrokerError::RecordsLost { from, to, .. }) => {
+                    tracing::warn!(topic = %topic.name, group = %group.name, partition = partition.number, from, to, "skipping records lost to damage");
+                    found.scanned_to = Offset(to);
+                    Vec::new()
+                }
+                fresh => fresh?,
+            };
+            found.scanned_to = fresh.last().map_or(found.scanned_to, |record| Offset(record.offset + 1));
             found.left_some = found.scanned_to < end;
             found.records.extend(fresh.into_iter().filter(|record| !dead_letter::is_for_another(record, &group.name)));
         }
@@ -650,7 +662,10 @@ impl Inner {
             if offset < stored.log_start() || offset >= stored.high_watermark() {
                 continue;
             }
-            let found = self.read(topic, number, &stored, offset, 1, 1)?.pop();
+            let found = match self.read(topic, number, &stored, offset, 1, 1) {
+                Err(BrokerError::RecordsLost { .. }) => None,
+                found => found?.pop(),
+            };
             let Some(record) = found.filter(|record| record.offset == offset.0) else { continue };
             bytes += dead_letter::letter_bytes(&record);
             if bytes > self.batch_bytes_max && read > 0 {

@@ -470,4 +470,8 @@ pub struct StorageStats {
     /// Why the store refuses writes, if it does.
     pub failure: Option<String>,
     pub disk_full: bool,
+    /// Reads since the start that met damage.
+    pub damaged_reads_total: u64,
+    /// What the last of them met, with file and position.
+    pub damage: Option<String>,
 }

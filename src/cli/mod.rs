@@ -11,9 +11,11 @@ mod consume;
 mod dlq;
 mod failure;
 mod group;
+mod loss;
 mod output;
 mod produce;
 mod quickstart;
+mod repair;
 mod runtime;
 mod serve;
 mod terminal;
@@ -56,6 +58,7 @@ enum Command {
     #[command(subcommand)]
     Dlq(dlq::Dlq),
     Check(check::Check),
+    Repair(repair::Repair),
     Bench(bench::Bench),
     Completions(completions::Completions),
 }
@@ -81,6 +84,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Group(args) => runtime::client()?.block_on(group::run(&args)),
         Command::Dlq(args) => runtime::client()?.block_on(dlq::run(&args)),
         Command::Check(args) => check::run(&args),
+        Command::Repair(args) => repair::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => completions::run(&args),
     }

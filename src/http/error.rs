@@ -61,6 +61,7 @@ codes! {
     RecordTooLarge      "record_too_large"      413 "A record is too large for its topic";
     BatchTooLarge       "batch_too_large"       413 "The records do not fit one commit";
     UnsupportedType     "unsupported_media_type" 415 "The body has a type this path does not take";
+    RecordsLost         "records_lost"          410 "The records were lost to damage";
     OffsetOutOfRange    "offset_out_of_range"   416 "The offset is outside what is stored";
     InvalidBody         "invalid_body"          422 "A field of the body is wrong";
     InvalidName         "invalid_name"          422 "A name is malformed";
@@ -221,6 +222,7 @@ impl From<BrokerError> for Problem {
                 with(Code::RecordTooLarge, "nothing was stored; raise the topic's record_bytes_max or send less").index(index)
             }
             E::BatchTooLarge { .. } => Self::new(Code::BatchTooLarge, said),
+            E::RecordsLost { .. } => Self::new(Code::RecordsLost, error.to_string()),
             E::OffsetOutOfRange { .. } => with(Code::OffsetOutOfRange, "read from=earliest or from=latest"),
             E::IdempotencyConflict { index, .. } => {
                 with(Code::IdempotencyConflict, "nothing was stored; send the first body again or take a new key").index(index)

@@ -27,7 +27,7 @@ pub fn decode_body(kind: Body, body: &[u8]) -> usize {
         Body::RawLines => record_decode::raw_lines(&body, RawFields { key: Some("user_id"), id: Some("event.id") }),
         Body::Edited => return usize::from(record_decode::edited(&body).is_ok()),
         Body::Events => {
-            return match event::decode(&body, || Uuid::nil()) {
+            return match event::decode(&body, Uuid::nil) {
                 Ok(event::Events::One(_)) => 1,
                 Ok(event::Events::Many(events)) => events.len(),
                 Err(_) => 0,

@@ -55,6 +55,7 @@ families! {
     LOG_EPOCH Gauge "onelog_log_epoch" "Openings of the store for writing.";
     DISK_AVAILABLE Gauge "onelog_disk_available_bytes" "Free bytes where the log lies.";
     DISK_FULL Gauge "onelog_disk_full" "1 while publishes are refused for want of space.";
+    DAMAGED_READS Counter "onelog_damaged_reads_total" "Reads that met damage; run onelog check.";
     STORAGE_FAILED Gauge "onelog_storage_failed" "1 once a write or sync failed; nothing is accepted until a restart.";
     CHECKPOINT_POSITION Gauge "onelog_checkpoint_position" "Position up to which the index is checkpointed.";
     CHECKPOINTS Counter "onelog_checkpoints_total" "Checkpoints of the index.";

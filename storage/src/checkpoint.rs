@@ -9,7 +9,7 @@ use crate::codec;
 use crate::error::Result;
 use crate::index::{Index, IndexBatch, Table};
 use crate::log::Tip;
-use crate::log::entry::PartitionNumbers;
+use crate::log::entry::PartitionTold;
 use crate::types::{PartitionId, Position, TimestampMs};
 
 const META_KEY: &[u8] = b"checkpoint";
@@ -39,18 +39,18 @@ impl CheckpointMeta {
 }
 
 /// Adds a partition's numbers to what the next index commit writes.
-pub fn put_partition(batch: &mut IndexBatch, id: PartitionId, numbers: &PartitionNumbers) {
+pub fn put_partition(batch: &mut IndexBatch, id: PartitionId, told: &PartitionTold) {
     let mut value = Vec::new();
-    numbers.encode(&mut value);
+    told.encode(&mut value);
     batch.puts.push((Table::Partitions, id.0.to_be_bytes().to_vec(), value));
 }
 
 /// Reads all partitions' numbers.
-pub fn read_partitions(index: &dyn Index) -> Result<Vec<(PartitionId, PartitionNumbers)>> {
+pub fn read_partitions(index: &dyn Index) -> Result<Vec<(PartitionId, PartitionTold)>> {
     let pairs = index.range(Table::Partitions, &[], &[], usize::MAX)?;
     let decoded = pairs.iter().filter_map(|(key, value)| {
         let id = PartitionId(u32::from_be_bytes(key.as_slice().try_into().ok()?));
-        Some((id, PartitionNumbers::decode(value)?))
+        Some((id, PartitionTold::decode(value)?))
     });
     Ok(decoded.collect())
 }

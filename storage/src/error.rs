@@ -45,6 +45,9 @@ pub enum StorageError {
     /// Offset below what retention kept or above what is durable.
     #[error("offset {offset} is not in [{start}, {end}]")]
     OffsetOutOfRange { offset: Offset, start: Offset, end: Offset },
+    /// The record was lost to damage, as a repair found. Its offset is never given out again.
+    #[error("the records at offsets {from} to {} were lost to damage; reading can go on at offset {to}", to.0 - 1)]
+    RecordsLost { from: Offset, to: Offset },
     /// The same idempotency key was used with another body inside its window. `index` counts the records of the submission.
     #[error("record {index}: its idempotency key was used with another body (offset {offset})")]
     IdempotencyConflict { index: usize, partition: crate::types::PartitionId, offset: Offset },

@@ -17,6 +17,8 @@ pub const FORMAT_VERSION: u32 = 1;
 pub const SECTOR_BYTES: u64 = 512;
 /// Segment size unless chosen otherwise when the store is created.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Blocks a store has from its first moment on.
+pub const FIRST_BLOCKS_BYTES: u64 = 64 * 1024;
 /// Smallest and largest segment size.
 pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Smallest segment size of a store without threads, which only tests open.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use event_listener::Event;
 use parking_lot::Mutex;
 
-use crate::log::entry::PartitionNumbers;
+use crate::log::entry::{LostRange, PartitionNumbers, PartitionTold};
 use crate::types::{Offset, PartitionId, Position, StreamId, TimestampMs};
 
 /// A sparse index entry is made when this much log has passed since the partition's last one.
@@ -54,6 +54,8 @@ pub struct Partition {
 
 struct Tail {
     numbers: PartitionNumbers,
+    /// Offsets that a repair found lost, in order.
+    lost: Vec<LostRange>,
     /// Index entries that no checkpoint has moved to the index yet.
     recent: Vec<IndexEntry>,
     indexed_at: Option<Position>,
@@ -83,7 +85,7 @@ pub(crate) struct Sequence {
 
 /// What a checkpoint takes from a partition.
 pub(crate) struct PartitionDelta {
-    pub numbers: PartitionNumbers,
+    pub told: PartitionTold,
     pub entries: Vec<IndexEntry>,
 }
 
@@ -95,7 +97,7 @@ impl Partition {
             high_watermark: AtomicI64::new(numbers.next.0),
             log_start: AtomicI64::new(numbers.log_start.0),
             told_at: AtomicU64::new(0),
-            tail: Mutex::new(Tail { numbers, recent: Vec::new(), indexed_at: None, changed: false, bells: Vec::new() }),
+            tail: Mutex::new(Tail { numbers, lost: Vec::new(), recent: Vec::new(), indexed_at: None, changed: false, bells: Vec::new() }),
             read_lately: Mutex::default(),
             sequence: Mutex::new(sequence),
         }
@@ -176,6 +178,29 @@ impl Partition {
         self.log_start.store(numbers.log_start.0, Ordering::Release);
     }
 
+    /// Notes offsets whose records are lost.
+    pub(crate) fn add_lost(&self, ranges: &[LostRange]) {
+        let mut tail = self.tail.lock();
+        for range in ranges.iter().filter(|range| range.from < range.to) {
+            if !tail.lost.contains(range) {
+                tail.lost.push(*range);
+                tail.changed = true;
+            }
+        }
+        tail.lost.sort_unstable();
+    }
+
+    /// The lost range that holds `offset`.
+    pub fn lost_at(&self, offset: Offset) -> Option<LostRange> {
+        self.tail.lock().lost.iter().find(|range| range.from <= offset && offset < range.to).copied()
+    }
+
+    /// All offsets whose records are lost, as far as they are not below the log start.
+    pub fn lost(&self) -> Vec<LostRange> {
+        let tail = self.tail.lock();
+        tail.lost.iter().filter(|range| range.to > tail.numbers.log_start).copied().collect()
+    }
+
     /// After recovery: numbering goes on after what was found.
     pub(crate) fn resume_sequence(&self) {
         let numbers = self.tail.lock().numbers;
@@ -220,7 +245,8 @@ impl Partition {
         if !std::mem::take(&mut tail.changed) {
             return None;
         }
-        Some(PartitionDelta { numbers: tail.numbers, entries: tail.recent.clone() })
+        let told = PartitionTold { numbers: tail.numbers, lost: tail.lost.clone() };
+        Some(PartitionDelta { told, entries: tail.recent.clone() })
     }
 
     /// The index entries up to the one of `last` are in the index now.

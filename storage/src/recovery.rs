@@ -5,7 +5,7 @@
 //! is not written; a refusal leaves it as it was.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::{self, CheckpointMeta};
@@ -14,13 +14,14 @@ use crate::error::{Result, StorageError};
 use crate::index::dedup::Dedup;
 use crate::index::{HeldBack, Index, Pair, Table};
 use crate::io::{DirLock, Io, OpenMode, Site};
-use crate::layout;
-use crate::log::commit::{Commit, CommitBuilder, EntryKind, HEADER_BYTES, Header};
+use crate::layout::{self, FIRST_BLOCKS_BYTES};
+use crate::log::commit::{Commit, CommitBuilder, Entry, EntryKind, HEADER_BYTES, Header};
 use crate::log::scan::Scan;
 use crate::log::segment::Segments;
+use crate::log::verdict::{self, Known, Verdict};
 use crate::log::writer::LogWriter;
 use crate::log::{Log, Tip, entry};
-use crate::store::{Store, StoreConfig, Threads};
+use crate::store::{Store, StoreConfig, TAG_LOG_START, Threads};
 use crate::store_file::StoreFile;
 use crate::types::{Epoch, Position, TimestampMs};
 use crate::views::{self, Partitions};
@@ -57,6 +58,8 @@ pub struct Opening {
     scanned: Tip,
     previous_crc_known: bool,
     proven: Position,
+    /// Blocks are known to have existed below this.
+    allocated: Position,
     last_timestamp: TimestampMs,
     log_start: Position,
     pending: VecDeque<RecoveredEvent>,
@@ -94,26 +97,22 @@ impl Opening {
             Some(found) => found,
             None => create(&io, dir, &config, clock.wall())?,
         };
-        let mut segments = Segments::open(Arc::clone(&io), dir, store_file.segment_bytes)?;
-        segments.ahead_bytes = config.ahead_bytes;
+        let segments = open_segments(&io, dir, store_file.segment_bytes, config.ahead_bytes)?;
         let log = Arc::new(Log::new(Arc::clone(&io), dir.to_owned(), segments, config.cache_bytes));
-        if log.segments.firsts().is_empty() {
-            return Err(log.damage(Position(0), "every segment file is missing, though a store has one before it has its STORE file"));
-        }
         let cached = find_checkpoint(&io, dir, &config, &store_file);
         let checkpoint = cached.as_ref().ok().map(|found| found.meta.clone());
         settle_log(&log, checkpoint.as_ref())?;
         let (index, held, log_start) = match cached {
             Ok(found) => (found.index, Some(found.held), found.meta.log_start),
             Err(why) => {
-                let (index, log_start) = rebuild(&log, &config, why, &mut report)?;
+                let (index, log_start) = rebuild(&log, &store_file, &config, why, &mut report)?;
                 (index, None, log_start)
             }
         };
         let partitions = Arc::new(Partitions::default());
         if checkpoint.is_some() {
-            for (id, numbers) in checkpoint::read_partitions(&*index)? {
-                partitions.insert(id, numbers);
+            for (id, told) in checkpoint::read_partitions(&*index)? {
+                partitions.insert(id, told);
             }
         }
         let dedup = Arc::new(Dedup::open(store_file.id, &*index)?);
@@ -125,6 +124,7 @@ impl Opening {
             scanned: Tip::default(),
             previous_crc_known: false,
             proven: Position(0),
+            allocated: Position(0),
             last_timestamp: TimestampMs(0),
             log_start,
             pending: VecDeque::new(),
@@ -153,8 +153,9 @@ impl Opening {
 
     /// The checkpoint was taken behind a durable commit; that commit must be there, unless the log has begun above it since.
     /// Called with everything folded: the checkpoint may be older than the newest log start.
-    fn check_against_checkpoint(&self) -> Result<()> {
-        let Some(meta) = &self.parts.checkpoint else { return Ok(()) };
+    /// Answers with the end of the blocks that commit names.
+    fn check_against_checkpoint(&self) -> Result<Position> {
+        let Some(meta) = &self.parts.checkpoint else { return Ok(Position(0)) };
         let log = &self.parts.log;
         let present = log.segments.firsts();
         let mut first = log.segments.first_of(self.log_start);
@@ -165,11 +166,11 @@ impl Opening {
             first = first.plus(log.segments.segment_bytes());
         }
         if meta.tip.end == meta.tip.last || meta.tip.last < self.log_start {
-            return Ok(());
+            return Ok(Position(0));
         }
         let last = log.commit_at(meta.tip.last, meta.tip.end.max(meta.tip.last.plus(1)));
         match last {
-            Ok(commit) if commit.crc == meta.tip.crc => Ok(()),
+            Ok(commit) if commit.crc == meta.tip.crc => Ok(commit.header.allocated_end()),
             Ok(_) => Err(log.damage(
                 meta.tip.last,
                 "another commit than the checkpoint names (if the log was restored from a backup, delete the index file)",
@@ -207,6 +208,7 @@ impl Opening {
             self.fold(&commit)?;
         }
         self.proven = self.proven.max(scan.proven());
+        self.allocated = self.allocated.max(scan.allocated());
         if scan.tip().end != self.scanned.end {
             self.scanned = scan.tip();
             self.previous_crc_known = true;
@@ -219,6 +221,9 @@ impl Opening {
         let bad = |what: &str| parts.log.damage(commit.header.position, what);
         for entry in commit.entries() {
             let entry = entry.map_err(bad)?;
+            if is_of_another_store(&entry, parts.store_id) {
+                return Err(bad(OTHER_STORE));
+            }
             views::fold(&entry, commit, &parts.partitions, &parts.dedup).map_err(bad)?;
             if entry.kind == EntryKind::Event {
                 let (position, timestamp) = (commit.header.position, commit.header.timestamp);
@@ -239,11 +244,10 @@ impl Opening {
 
     fn judge_end(&mut self, scan: &Scan<'_>) -> Result<()> {
         let log = &self.parts.log;
-        self.check_against_checkpoint()?;
-        judge_end(log, scan, self.proven)?;
-        if scan.stopped() != "no commit header" {
-            self.report.torn_tail = Some(scan.stopped().to_owned());
-        }
+        let allocated = self.check_against_checkpoint()?.max(self.allocated);
+        let from = self.parts.checkpoint.as_ref().map_or(Position(0), |meta| meta.tip.end);
+        let known = Known { proven: self.proven, allocated, log_start: self.log_start, from };
+        self.report.torn_tail = judge_end(log, scan, known)?.map(str::to_owned);
         Ok(())
     }
 
@@ -264,7 +268,7 @@ impl Opening {
         let epoch = Epoch(self.scanned.epoch.0 + 1);
         let mut writer = LogWriter::new(Arc::clone(log), epoch, self.last_timestamp);
         let mut builder = CommitBuilder::default();
-        entry::encode_boot(epoch, &mut builder);
+        entry::encode_boot(epoch, self.parts.store_id, &mut builder);
         writer.make_room(builder.len_bytes() as u64, true)?;
         let now = writer.stamp(self.parts.clock.wall());
         writer.append(builder, now)?;
@@ -276,8 +280,31 @@ impl Opening {
     }
 }
 
-/// Blocks for the very first commits: opening an empty directory should not wait for more.
-const FIRST_BLOCKS_BYTES: u64 = 64 * 1024;
+/// Whether an entry that names its store names another one.
+pub(crate) fn is_of_another_store(entry: &Entry, store_id: [u8; 16]) -> bool {
+    match (entry.kind, entry.tag) {
+        (EntryKind::Boot, _) => entry::decode_boot(&entry.payload) != Some(store_id),
+        (EntryKind::Event, TAG_LOG_START) => entry.payload != store_id.as_slice(),
+        _ => false,
+    }
+}
+
+const OTHER_STORE: &str = "this log was written for another store: its STORE file or its log was exchanged";
+
+/// The segments of a store that exists, of which there is one from its first moment on.
+pub(crate) fn open_segments(io: &Arc<dyn Io>, dir: &Path, segment_bytes: u64, ahead_bytes: u64) -> Result<Segments> {
+    let gone = |file: PathBuf, what: &str| StorageError::Damage { dir: dir.to_owned(), file, position: Position(0), what: what.to_owned() };
+    let segments = match Segments::open(Arc::clone(io), dir, segment_bytes, ahead_bytes) {
+        Err(StorageError::Io { kind: std::io::ErrorKind::NotFound, .. }) => {
+            return Err(gone(layout::log_dir(dir), "the directory of the log is missing"));
+        }
+        opened => opened?,
+    };
+    if segments.firsts().is_empty() {
+        return Err(gone(segments.path_of(Position(0)), "every segment file is missing, and a store has one from its first moment on"));
+    }
+    Ok(segments)
+}
 
 /// Makes a directory a store. The file `STORE` comes last, so that a store without a segment has lost it.
 fn create(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, now: TimestampMs) -> Result<StoreFile> {
@@ -303,11 +330,9 @@ fn create(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, now: TimestampMs) 
         getrandom::fill(&mut id).map_err(|error| StorageError::Invalid(format!("no random numbers: {error}")))?;
     }
     let store_file = StoreFile { id, created_ms: now.0, segment_bytes: bytes };
-    let segments = Segments::open(Arc::clone(io), dir, bytes)?;
-    if segments.firsts().is_empty() {
-        segments.allocate(FIRST_BLOCKS_BYTES)?;
-    }
-    // Also when it was there: whoever made it may have died before its name was durable.
+    let segments = Segments::open(Arc::clone(io), dir, bytes, config.ahead_bytes)?;
+    // Also when an interrupted creation left some: they may be fewer.
+    segments.allocate(FIRST_BLOCKS_BYTES)?;
     io.sync_dir(Site::DirSync, &layout::log_dir(dir))?;
     io.sync_dir(Site::DirSync, dir)?;
     store_file.create(&**io, dir)?;
@@ -319,7 +344,7 @@ fn create(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, now: TimestampMs) 
 
 /// Whether there are segments beyond the first blocks that an interrupted creation leaves.
 fn holds_commits(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig) -> Result<bool> {
-    let segments = Segments::open(Arc::clone(io), dir, config.segment_bytes.max(layout::SECTOR_BYTES))?;
+    let segments = Segments::open(Arc::clone(io), dir, config.segment_bytes.max(layout::SECTOR_BYTES), 0)?;
     let Some(first) = segments.reader(Position(0))? else { return Ok(!segments.firsts().is_empty()) };
     let mut head = [0; HEADER_BYTES];
     let filled = first.read_at(Site::RecoveryRead, &mut head, 0)?;
@@ -348,11 +373,17 @@ fn find_checkpoint(io: &Arc<dyn Io>, dir: &Path, config: &StoreConfig, store: &S
 
 /// Throws the index away, a cache, and begins an empty one. The log is judged first: what is refused stays as it is.
 /// Answers with the log's start too: what lies below it is not indexed, though its segments may still be there.
-fn rebuild(log: &Log, config: &StoreConfig, why: String, report: &mut RecoveryReport) -> Result<(Arc<dyn Index>, Position)> {
+fn rebuild(
+    log: &Log,
+    store: &StoreFile,
+    config: &StoreConfig,
+    why: String,
+    report: &mut RecoveryReport,
+) -> Result<(Arc<dyn Index>, Position)> {
     let mut start = Position(0);
     if !report.created {
         report.index_rebuilt = Some(why);
-        start = judge_whole(log)?;
+        start = judge_whole(log, store.id)?;
     }
     config.index.remove(&log.io, &log.dir)?;
     Ok((config.index.open(&log.io, &log.dir, config.index_cache_bytes)?, start))
@@ -368,18 +399,23 @@ fn settle_log(log: &Log, checkpoint: Option<&CheckpointMeta>) -> Result<()> {
             file.evict(Site::RecoveryEvict)?;
         }
     }
-    Ok(())
+    // Their names too: the process may have been killed between the creation of a file and the sync of its name.
+    log.io.sync_dir(Site::DirSync, &layout::log_dir(&log.dir))?;
+    log.io.sync_dir(Site::DirSync, &log.dir)
 }
 
 /// Walks the log to its end without folding anything. Answers with the log's start: the greatest that any commit names.
-fn judge_whole(log: &Log) -> Result<Position> {
+fn judge_whole(log: &Log, store_id: [u8; 16]) -> Result<Position> {
     let first = last_contiguous_run(&log.segments);
     let mut scan = Scan::from_start(log, first);
     let mut start = Position(0);
     while let Some(commit) = scan.next_commit()? {
         start = start.max(commit.header.log_start);
+        if commit.entries().flatten().any(|entry| is_of_another_store(&entry, store_id)) {
+            return Err(log.damage(commit.header.position, OTHER_STORE));
+        }
     }
-    judge_end(log, &scan, Position(0))?;
+    judge_end(log, &scan, Known { log_start: start, from: first, ..Known::default() })?;
     if first > start {
         return Err(log.damage(start, "segment files are missing between here and the first one that is left"));
     }
@@ -387,16 +423,11 @@ fn judge_whole(log: &Log) -> Result<Position> {
 }
 
 /// The log ends where a commit fails its check: a torn tail, unless anything proves that more was durable.
-fn judge_end(log: &Log, scan: &Scan<'_>, proven: Position) -> Result<()> {
-    let end = scan.tip().end;
-    let proven = proven.max(scan.proven());
-    if proven > end {
-        return Err(log.damage(end, format!("{}, though everything up to position {proven} was durable", scan.stopped())));
+fn judge_end(log: &Log, scan: &Scan<'_>, known: Known) -> Result<Option<&'static str>> {
+    match verdict::judge(log, scan, known)? {
+        Verdict::Torn(why) => Ok(why),
+        Verdict::Damage { at, what } => Err(log.damage(at, what)),
     }
-    if let Some(at) = scan.evidence_beyond_end()? {
-        return Err(log.damage(end, format!("{}, though a later commit at position {at} says that it was durable", scan.stopped())));
-    }
-    Ok(())
 }
 
 /// The checkpoint, once everything that opening takes from it has been read and verified.

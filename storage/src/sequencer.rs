@@ -13,7 +13,7 @@ use crate::error::{Result, StorageError};
 use crate::index::Index;
 use crate::index::dedup::{Dedup, KnownKey};
 use crate::log::commit::{CommitBuilder, EntryKind, HEADROOM_BYTES};
-use crate::log::entry::{KeyEntry, Keys, PartitionNumbers, RECORDS_HEADER_BYTES, Records};
+use crate::log::entry::{KeyEntry, Keys, PartitionNumbers, PartitionTold, RECORDS_HEADER_BYTES, Records};
 use crate::partition::{Partition, WrittenBatch};
 use crate::submission::{Appended, BATCH_HEADROOM_BYTES, NewBatch, NewEntry, Receipt, Submission};
 use crate::types::{Offset, Position, StreamId, TimestampMs};
@@ -284,7 +284,7 @@ impl Staged {
                 numbers.bytes += batch.bytes;
                 numbers.max_timestamp = numbers.max_timestamp.max(batch.max_timestamp);
             }
-            numbers.encode_entry(partition.id, to);
+            PartitionTold { numbers, lost: partition.lost() }.encode_entry(partition.id, to);
             self.told.push((partition, numbers));
         }
     }

@@ -109,6 +109,9 @@ pub struct StoreStats {
     pub epoch: Epoch,
     pub failure: Option<String>,
     pub disk_full: bool,
+    /// Reads that met damage, and what the last of them said.
+    pub damaged_reads: u64,
+    pub damage: Option<String>,
 }
 
 /// An open store.
@@ -123,6 +126,8 @@ pub struct Store {
     turns: Option<Turns>,
     checkpointed: AtomicU64,
     checkpoints: AtomicU64,
+    damaged_reads: AtomicU64,
+    damage: Mutex<Option<String>>,
     epoch: Epoch,
     created_ms: i64,
 }
@@ -177,6 +182,8 @@ impl Store {
             turns,
             checkpointed,
             checkpoints: AtomicU64::new(0),
+            damaged_reads: AtomicU64::new(0),
+            damage: Mutex::default(),
             epoch,
             created_ms,
         })
@@ -220,11 +227,23 @@ impl Store {
     /// Batches that hold records from `from` on, in order; stops once `bytes_max` are collected, but returns at least one
     /// when there is one. The first batch may begin below `from`.
     pub fn read(&self, partition: &Partition, from: Offset, bytes_max: usize) -> Result<Vec<StoredBatch>> {
+        let read = self.read_batches(partition, from, bytes_max);
+        if let Err(error @ (StorageError::Damage { .. } | StorageError::Index(_))) = &read {
+            self.damaged_reads.fetch_add(1, Relaxed);
+            *self.damage.lock() = Some(error.to_string());
+        }
+        read
+    }
+
+    fn read_batches(&self, partition: &Partition, from: Offset, bytes_max: usize) -> Result<Vec<StoredBatch>> {
         let (start, end) = (partition.log_start(), partition.high_watermark());
         if from < start || from > end {
             return Err(StorageError::OffsetOutOfRange { offset: from, start, end });
         }
-        let mut walk = Walk { store: self, partition, next: from, end, found: Vec::new(), bytes: 0, bytes_max, last: None };
+        if let Some(lost) = partition.lost_at(from) {
+            return Err(StorageError::RecordsLost { from: lost.from, to: lost.to });
+        }
+        let mut walk = Walk { store: self, partition, next: from, end, found: Vec::new(), bytes: 0, bytes_max, last: None, passed: None };
         let index = &*self.parts.index;
         let mut entry = offsets::floor(index, partition, from)?;
         let mut near = partition.read_place(from);
@@ -248,6 +267,9 @@ impl Store {
             partition.remember_read(base_offset, position);
         }
         if walk.found.is_empty() && from < end {
+            if let Some(damage) = walk.passed.take() {
+                return Err(damage);
+            }
             return Err(self
                 .parts
                 .log
@@ -263,7 +285,14 @@ impl Store {
         let entry = offsets::last_where(index, partition, start, end, |entry| entry.max_timestamp_before < target)?;
         let mut from = entry.map_or(start, |entry| entry.base_offset.max(start));
         while from < end {
-            for stored in self.read(partition, from, READ_BYTES)? {
+            let found = match self.read(partition, from, READ_BYTES) {
+                Err(StorageError::RecordsLost { to, .. }) => {
+                    from = to;
+                    continue;
+                }
+                found => found?,
+            };
+            for stored in found {
                 if let Some(found) = first_at_or_after(&stored, target, start)? {
                     return Ok(Some(found));
                 }
@@ -433,7 +462,7 @@ impl Store {
         }
         log.start.store(position.0, Relaxed);
         // The next commit's header carries the new start; only when it is durable may files go.
-        let event = crate::submission::NewEvent { tag: TAG_LOG_START, payload: Vec::new() };
+        let event = crate::submission::NewEvent { tag: TAG_LOG_START, payload: self.parts.store_id.to_vec() };
         self.settle(Submission { events: smallvec::smallvec![event], urgent: true, ..Submission::default() })?;
         log.segments.retire_below(position)
     }
@@ -457,6 +486,8 @@ impl Store {
             epoch: self.epoch,
             failure: log.failure(),
             disk_full: log.disk_full.load(Relaxed),
+            damaged_reads: self.damaged_reads.load(Relaxed),
+            damage: self.damage.lock().clone(),
         }
     }
 
@@ -502,7 +533,7 @@ impl Drop for Store {
     }
 }
 
-/// Tag of the store's own event that carries a new log start; the broker sees and ignores it.
+/// Tag of the store's own event that carries a new log start, and names the store; the broker sees and ignores it.
 pub const TAG_LOG_START: u8 = 0;
 /// Read at once when looking for a time.
 const READ_BYTES: usize = 1024 * 1024;
@@ -518,6 +549,8 @@ struct Walk<'a> {
     bytes_max: usize,
     /// The last batch found: its base offset and commit.
     last: Option<(Offset, Position)>,
+    /// Damage that was passed: what was asked for may lie behind it.
+    passed: Option<StorageError>,
 }
 
 impl Walk<'_> {
@@ -529,7 +562,15 @@ impl Walk<'_> {
         let mut at = begin;
         // A record farther behind the entry has an entry of its own.
         while at < visible && at.since(entry.position) < INDEX_STEP_BYTES {
-            let commit = log.commit_at(at, visible)?;
+            let commit = match log.commit_at(at, visible) {
+                Err(damage @ StorageError::Damage { .. }) => {
+                    let Some(next) = log.resume_after(at, visible)? else { return Err(self.passed.take().unwrap_or(damage)) };
+                    self.passed.get_or_insert(damage);
+                    at = next;
+                    continue;
+                }
+                commit => commit?,
+            };
             for found in commit.entries() {
                 let found = found.map_err(|what| log.damage(at, what))?;
                 if found.kind == EntryKind::Records {
@@ -554,6 +595,22 @@ impl Walk<'_> {
         }
         if records.base_offset >= self.end {
             return Ok(false);
+        }
+        if records.base_offset > self.next {
+            // Up to a lost range, which the next read is told of. Any other gap is an entry that leads too far.
+            if self.partition.lost_at(self.next).is_some() && !self.found.is_empty() {
+                return Ok(false);
+            }
+            if let Some(damage) = self.passed.take() {
+                return Err(damage);
+            }
+            let what = format!(
+                "offsets {} to {} of partition {} are not where the index says",
+                self.next,
+                records.base_offset.0 - 1,
+                self.partition.id
+            );
+            return Err(self.store.parts.log.damage(at, what));
         }
         if !self.found.is_empty() && self.bytes + batch.total_bytes() > self.bytes_max {
             return Ok(false);

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::index::dedup::{Dedup, KnownKey};
 use crate::index::{Index, IndexBatch, offsets};
 use crate::log::commit::{Commit, Entry, EntryKind};
-use crate::log::entry::{Keys, PartitionNumbers, Records};
+use crate::log::entry::{Keys, PartitionNumbers, PartitionTold, Records};
 use crate::partition::{Partition, WrittenBatch};
 use crate::types::{Offset, PartitionId, StreamId};
 
@@ -34,8 +34,10 @@ impl Partitions {
         Arc::clone(all.entry(id).or_insert_with(|| Arc::new(Partition::new(id, PartitionNumbers::default()))))
     }
 
-    pub fn insert(&self, id: PartitionId, numbers: PartitionNumbers) {
-        self.0.write().insert(id, Arc::new(Partition::new(id, numbers)));
+    pub fn insert(&self, id: PartitionId, told: PartitionTold) {
+        let partition = Partition::new(id, told.numbers);
+        partition.add_lost(&told.lost);
+        self.0.write().insert(id, Arc::new(partition));
     }
 
     /// In the order of their ids: what is done to each is done in the same order every time.
@@ -55,7 +57,7 @@ impl Partitions {
         let mut flushing = Vec::new();
         for partition in self.all() {
             let Some(delta) = partition.delta() else { continue };
-            checkpoint::put_partition(batch, partition.id, &delta.numbers);
+            checkpoint::put_partition(batch, partition.id, &delta.told);
             offsets::put(batch, partition.id, &delta.entries);
             flushing.push((partition, delta.entries.last().map(|entry| entry.base_offset)));
         }
@@ -95,8 +97,10 @@ pub fn fold(entry: &Entry, commit: &Commit, partitions: &Partitions, dedup: &Ded
             Ok(())
         }
         EntryKind::Partition => {
-            let (id, numbers) = PartitionNumbers::decode_entry(&entry.payload).ok_or("a partition entry cannot be read")?;
-            partitions.get_or_new(id).publish_numbers(&numbers, commit.header.position);
+            let (id, told) = PartitionTold::decode_entry(&entry.payload).ok_or("a partition entry cannot be read")?;
+            let partition = partitions.get_or_new(id);
+            partition.add_lost(&told.lost);
+            partition.publish_numbers(&told.numbers, commit.header.position);
             Ok(())
         }
         EntryKind::Event | EntryKind::Boot => Ok(()),
@@ -107,7 +111,13 @@ fn fold_records(entry: &Entry, commit: &Commit, partitions: &Partitions) -> Resu
     let records = Records::decode(&entry.payload).ok_or("a records entry cannot be read")?;
     let batch = BatchView::parse(&records.batch).map_err(|_| "a record batch cannot be read")?;
     let last = u64::try_from(batch.last_offset_delta()).unwrap_or(0);
-    partitions.get_or_new(records.partition).publish(&WrittenBatch {
+    let partition = partitions.get_or_new(records.partition);
+    let next = partition.numbers().next;
+    // The first records that are left of a partition may begin anywhere: the log before them was given up.
+    if next > Offset(0) && records.base_offset > next {
+        return Err("records are missing between this batch and the partition's last one");
+    }
+    partition.publish(&WrittenBatch {
         base_offset: records.base_offset,
         count: i64::from(batch.last_offset_delta()) + 1,
         stream: StreamId { ms: records.stream.ms, seq: records.stream.seq.saturating_add(last) },

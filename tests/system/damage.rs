@@ -9,12 +9,12 @@ use crate::api::Api;
 use crate::machine::scratch;
 use crate::support::{Ended, Server, onelog, run, serve};
 
-const RECORDS: usize = 12;
+pub const RECORDS: usize = 12;
 /// The offset of the record that is damaged, and its segment.
-const DAMAGED: usize = 5;
+pub const DAMAGED: usize = 5;
 const SEGMENT: &str = "log/00000000000000000000.seg";
 
-fn needle(number: usize) -> String {
+pub fn needle(number: usize) -> String {
     format!("needle-{number}")
 }
 
@@ -30,7 +30,7 @@ fn crashed_store(dir: &Path) {
 }
 
 /// Flips one bit in the middle of a record. Its position.
-fn flip_a_bit(dir: &Path) -> usize {
+pub fn flip_a_bit(dir: &Path) -> usize {
     let path = dir.join(SEGMENT);
     let mut bytes = std::fs::read(&path).unwrap();
     let needle = needle(DAMAGED);
@@ -41,7 +41,7 @@ fn flip_a_bit(dir: &Path) -> usize {
 }
 
 /// Every file byte for byte, but the lock and the index: that one is a cache, which repairs itself before the log is read.
-fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -68,7 +68,7 @@ fn refused(dir: &Path) -> Ended {
 }
 
 /// Says which file, and a position within the sectors of the flipped bit's commit.
-fn assert_names_the_place(said: &str, flipped: usize) {
+pub fn assert_names_the_place(said: &str, flipped: usize) {
     assert!(said.contains(SEGMENT), "{said}");
     let digits = said.split("position ").nth(1).unwrap_or_else(|| panic!("no position: {said}"));
     let position: usize = digits.split(|letter: char| !letter.is_ascii_digit()).next().unwrap().parse().unwrap();
@@ -88,8 +88,10 @@ fn a_flipped_bit_below_the_end_is_refused_with_its_place_and_check_explains_it()
     assert_names_the_place(told, flipped);
     let check = run(&["check", data.path().to_str().unwrap(), "--json"]);
     let report: Value = serde_json::from_str(&check.out).unwrap();
-    let lost = format!("expected {DAMAGED}");
-    assert!(check.code == 1 && report["damages"][1]["what"].as_str().unwrap().contains(&lost), "the lost offset is told: {report}");
+    let lost = json!([{"from": DAMAGED, "to": DAMAGED + 1}]);
+    assert!(check.code == 1 && report["partitions"][0]["partition"] == "t/0" && report["partitions"][0]["lost"] == lost, "{report}");
+    assert_eq!(report["damages"][0]["good_records_before"], DAMAGED, "{report}");
+    assert_eq!(report["good_records_after"], RECORDS - DAMAGED - 1, "{report}");
 }
 
 #[test]
@@ -121,8 +123,12 @@ fn a_flipped_bit_below_the_checkpoint_is_told_where_it_is_read_and_not_before() 
     assert_names_the_place(answer.json()["detail"].as_str().unwrap(), flipped);
     for offset in DAMAGED + 1..RECORDS {
         let answer = read(&mut api, offset);
-        assert!(answer.status == 500 || answer.json()["records"][0]["value"] == needle(offset), "never anything else: {}", answer.text());
+        assert_eq!(answer.json()["records"][0]["value"], needle(offset), "what lies behind is whole too: {}", answer.text());
     }
+    let health = api.get("/health");
+    assert_eq!((&health["status"], &health["parts"]["log"]["status"]), (&json!("ok"), &json!("damaged")));
+    assert_names_the_place(health["parts"]["log"]["damage"].as_str().unwrap(), flipped);
+    assert!(api.metric("onelog_damaged_reads_total") >= 1.0);
     server.stop();
     assert_eq!(run(&["check", data.path().to_str().unwrap()]).code, 1);
 }

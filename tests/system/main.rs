@@ -16,6 +16,7 @@ mod damage;
 mod eventflow;
 mod full_disk;
 mod publishers;
+mod repair;
 mod stopping;
 mod surface;
 mod survey;

@@ -359,6 +359,15 @@ impl PartitionQueue {
         }
     }
 
+    /// Makes an offset below the cursor deliverable that nothing is known of: whether it was settled got lost. Not an event.
+    pub fn reopen(&mut self, offset: Offset) {
+        if offset < self.origin || offset >= self.cursor || self.open.contains_key(&offset) {
+            return;
+        }
+        self.skipped = self.skipped.saturating_sub(1);
+        self.insert(offset, OpenRecord { status: Status::Ready { uncounted: false }, attempts: 0, key_hash: None, failures: None });
+    }
+
     /// Removes a record and lets the next of its key go. Says how many were removed: 1 or 0.
     fn close(&mut self, offset: Offset) -> u64 {
         let Some(record) = self.open.remove(&offset) else { return 0 };

@@ -10,6 +10,7 @@ pub mod offsets;
 pub mod redb;
 #[cfg(feature = "sled")]
 pub mod sled;
+mod sums;
 
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -4,22 +4,30 @@
 //! walk down a tree and no transaction. Every commit is two-phase (one phase could be fooled by bytes chosen by whoever
 //! writes records) and saves what a quick repair needs, so that opening after a crash does not walk the file.
 //! Never lets a panic of redb out: damage redb asserts about is an error here, and the index is rebuilt from the log.
-//! redb checks the bytes of its pages only in a full repair: whoever must notice a flipped bit puts a checksum in the value.
+//! redb checks the bytes of its pages only when asked, which costs a walk over the file and is done for small ones. Otherwise
+//! whoever must notice a flipped bit puts a checksum in the value,
+//! and a sum over each table, kept here, shows whether all of it can still be reached. A table is read whole and held
+//! against its sum before anybody is told for the first time that something is not in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
-use redb::{Database, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
 
 use super::held::HeldFile;
+use super::sums::Sum;
 use super::{Index, IndexBatch, Pair, Table, contained, floor_bounds};
 use crate::error::{Result, StorageError};
 use crate::io::{Io, IoFile, OpenMode, Site};
 use crate::layout;
 use crate::log::is_full;
+
+/// Index files up to this size have every page verified when they are opened, which costs up to a few hundred milliseconds; larger
+/// ones only as far as values and sums show.
+const VERIFIED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 type Bytes = &'static [u8];
 type Opened = ReadOnlyTable<Bytes, Bytes>;
@@ -33,12 +41,15 @@ pub struct RedbIndex {
     database: Mutex<Option<Database>>,
     cache_bytes: usize,
     file: Arc<dyn IoFile>,
+    /// Tables that were whole when they were read, or that this process has made.
+    whole: Mutex<HashSet<Table>>,
 }
 
 /// The tables as of one commit.
 #[derive(Default)]
 struct Snapshot {
     tables: HashMap<Table, Opened>,
+    sums: HashMap<Table, Sum>,
 }
 
 impl RedbIndex {
@@ -61,8 +72,8 @@ impl RedbIndex {
     }
 
     fn over(file: Arc<dyn IoFile>, cache_bytes: usize) -> Result<Self> {
-        let index = Self { snapshot: RwLock::default(), database: Mutex::default(), cache_bytes, file };
-        index.open_again(&mut index.database.lock())?;
+        let index = Self { snapshot: RwLock::default(), database: Mutex::default(), cache_bytes, file, whole: Mutex::default() };
+        index.open_again(&mut index.database.lock(), true)?;
         Ok(index)
     }
 
@@ -73,12 +84,41 @@ impl RedbIndex {
     }
 
     /// After a write that failed redb takes and reads nothing until it is opened again. The file has the last commit whole.
-    fn open_again(&self, database: &mut Option<Database>) -> Result<()> {
+    fn open_again(&self, database: &mut Option<Database>, verify: bool) -> Result<()> {
         close(database.take());
         let backend = Backend { file: Arc::clone(&self.file) };
-        let opened = guarded(|| Ok(Database::builder().set_cache_size(self.cache_bytes).create_with_backend(backend)?))?;
+        let is_small = self.file.len(Site::IndexRead)? <= VERIFIED_BYTES_MAX;
+        let opened = guarded(|| {
+            let mut opened = Database::builder().set_cache_size(self.cache_bytes).create_with_backend(backend)?;
+            let is_whole = !verify || !is_small || opened.check_integrity()?;
+            Ok(is_whole.then_some(opened))
+        });
+        let opened = opened?.ok_or_else(|| StorageError::Index("its pages are not what was written".into()))?;
         *self.snapshot.write() = Arc::new(Snapshot::of(&opened)?);
         *database = Some(opened);
+        Ok(())
+    }
+
+    /// Whether a table can be reached whole, so that what is not found in it is not in it.
+    fn check_whole(&self, snapshot: &Snapshot, table: Table) -> Result<()> {
+        // Held while reading: who asks meanwhile has to wait for the answer in any case.
+        let mut whole = self.whole.lock();
+        if whole.contains(&table) {
+            return Ok(());
+        }
+        let Some(opened) = snapshot.tables.get(&table) else { return Ok(()) };
+        let mut sum = Sum::default();
+        guarded(|| {
+            for pair in opened.range::<&[u8]>(..)? {
+                let (key, value) = pair?;
+                sum.add(key.value(), value.value());
+            }
+            Ok(())
+        })?;
+        if snapshot.sums.get(&table) != Some(&sum) {
+            return Err(damaged(table));
+        }
+        whole.insert(table);
         Ok(())
     }
 
@@ -116,7 +156,11 @@ impl Index for RedbIndex {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.look_up(|snapshot| {
             let Some(opened) = snapshot.tables.get(&table) else { return Ok(None) };
-            guarded(|| Ok(opened.get(key)?.map(|value| value.value().to_vec())))
+            let found = guarded(|| Ok(opened.get(key)?.map(|value| value.value().to_vec())))?;
+            if found.is_none() {
+                self.check_whole(snapshot, table)?;
+            }
+            Ok(found)
         })
     }
 
@@ -125,16 +169,21 @@ impl Index for RedbIndex {
         let bounds = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
         self.look_up(|snapshot| {
             let Some(opened) = snapshot.tables.get(&table) else { return Ok(None) };
-            guarded(|| {
+            let found = guarded(|| {
                 let last = opened.range::<&[u8]>(bounds)?.next_back().transpose()?;
                 Ok(last.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
-            })
+            })?;
+            if found.is_none() {
+                self.check_whole(snapshot, table)?;
+            }
+            Ok(found)
         })
     }
 
     fn range(&self, table: Table, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Pair>> {
         self.look_up(|snapshot| {
             let Some(opened) = snapshot.tables.get(&table) else { return Ok(Vec::new()) };
+            self.check_whole(snapshot, table)?;
             guarded(|| {
                 let mut found = Vec::new();
                 for pair in opened.range::<&[u8]>(prefix.max(from)..)?.take(limit) {
@@ -158,25 +207,27 @@ impl Index for RedbIndex {
     fn commit(&self, batch: IndexBatch) -> Result<()> {
         let mut database = self.database.lock();
         if database.is_none() {
-            self.open_again(&mut database)?;
+            self.open_again(&mut database, false)?;
         }
         let opened = database.as_ref().ok_or(StorageError::Closed)?;
         let written = guarded(|| {
             let mut transaction = opened.begin_write()?;
             transaction.set_two_phase_commit(true);
             transaction.set_quick_repair(true);
-            apply(&transaction, batch)?;
-            Ok(transaction.commit()?)
+            let made = apply(&transaction, batch)?;
+            transaction.commit()?;
+            Ok(made)
         });
         match written {
-            Ok(()) => {
+            Ok(made) => {
                 let snapshot = Arc::new(Snapshot::of(opened)?);
+                self.whole.lock().extend(made);
                 *self.snapshot.write() = snapshot;
                 Ok(())
             }
             Err(error) if is_full(&error) => {
                 // Should this fail as well, the next commit tries it first.
-                let _ = self.open_again(&mut database);
+                let _ = self.open_again(&mut database, false);
                 Err(error)
             }
             Err(error) => Err(error),
@@ -190,41 +241,89 @@ impl Index for RedbIndex {
 
 impl Snapshot {
     fn of(database: &Database) -> Result<Self> {
-        guarded(|| {
+        let snapshot = guarded(|| {
             let transaction = database.begin_read()?;
-            let mut tables = HashMap::new();
+            let (mut tables, mut sums) = (HashMap::new(), HashMap::new());
             for handle in transaction.list_tables()? {
                 if let Some(table) = parse_table_name(handle.name()) {
                     tables.insert(table, transaction.open_table(definition(handle.name()))?);
+                } else if handle.name() == SUMS {
+                    for pair in transaction.open_table(definition(SUMS))?.range::<&[u8]>(..)? {
+                        let (name, sum) = pair?;
+                        let table = std::str::from_utf8(name.value()).ok().and_then(parse_table_name);
+                        sums.insert(table, Sum::decode(sum.value()));
+                    }
                 }
             }
-            Ok(Self { tables })
-        })
+            Ok((tables, sums))
+        });
+        let (tables, sums): (HashMap<Table, Opened>, HashMap<Option<Table>, Option<Sum>>) = snapshot?;
+        // Each table has its sum and each sum its table: one that is not reached any more would read as empty.
+        let sums: HashMap<Table, Sum> =
+            sums.into_iter().map(|(table, sum)| Some((table?, sum?))).collect::<Option<_>>().ok_or_else(unsummed)?;
+        match tables.len() == sums.len() && tables.keys().all(|table| sums.contains_key(table)) {
+            true => Ok(Self { tables, sums }),
+            false => Err(unsummed()),
+        }
     }
 }
 
-/// Drops, then deletes, then puts. In the order of keys, which a tree likes best; of equal puts the last one stays.
-fn apply(transaction: &WriteTransaction, mut batch: IndexBatch) -> Result<(), redb::Error> {
+fn unsummed() -> StorageError {
+    StorageError::Index("its tables are not those that were written; stop onelog, delete the index file and start again".into())
+}
+
+fn damaged(table: Table) -> StorageError {
+    let why = format!("the table {table:?} is damaged; stop onelog, delete the index file and start again: it is rebuilt from the log");
+    StorageError::Index(why)
+}
+
+/// Name of the table that holds the sums of the others, by their names.
+const SUMS: &str = "sums";
+
+/// Drops, then deletes, then puts. In the order of keys, which a tree likes best; of equal puts the last one stays. Answers
+/// with the tables that were made.
+fn apply(transaction: &WriteTransaction, mut batch: IndexBatch) -> Result<Vec<Table>, redb::Error> {
+    let mut sums = transaction.open_table(definition(SUMS))?;
+    let mut made = Vec::new();
     for table in batch.drops {
         transaction.delete_table(definition(&table_name(table)))?;
+        sums.remove(table_name(table).as_bytes())?;
     }
     batch.deletes.sort();
     for same_table in batch.deletes.chunk_by(|(left, _), (right, _)| left == right) {
         let Some((table, _)) = same_table.first() else { continue };
-        let mut opened = transaction.open_table(definition(&table_name(*table)))?;
+        let name = table_name(*table);
+        let mut opened = transaction.open_table(definition(&name))?;
+        let (mut sum, _) = sum_of(&sums, &name)?;
         for (_, key) in same_table {
-            opened.remove(key.as_slice())?;
+            if let Some(old) = opened.remove(key.as_slice())? {
+                sum.take(key, old.value());
+            }
         }
+        sums.insert(name.as_bytes(), sum.encode().as_slice())?;
     }
     batch.puts.sort_by(|(left, left_key, _), (right, right_key, _)| (left, left_key).cmp(&(right, right_key)));
     for same_table in batch.puts.chunk_by(|(left, ..), (right, ..)| left == right) {
         let Some((table, ..)) = same_table.first() else { continue };
-        let mut opened = transaction.open_table(definition(&table_name(*table)))?;
+        let name = table_name(*table);
+        let mut opened = transaction.open_table(definition(&name))?;
+        let (mut sum, is_new) = sum_of(&sums, &name)?;
         for (_, key, value) in same_table {
-            opened.insert(key.as_slice(), value.as_slice())?;
+            if let Some(old) = opened.insert(key.as_slice(), value.as_slice())? {
+                sum.take(key, old.value());
+            }
+            sum.add(key, value);
         }
+        sums.insert(name.as_bytes(), sum.encode().as_slice())?;
+        made.extend(is_new.then_some(*table));
     }
-    Ok(())
+    Ok(made)
+}
+
+/// The sum of a table so far, and whether it is a new one. A sum that cannot be read stays wrong, and is noticed.
+fn sum_of(sums: &redb::Table<'_, Bytes, Bytes>, name: &str) -> Result<(Sum, bool), redb::Error> {
+    let found = sums.get(name.as_bytes())?.map(|sum| Sum::decode(sum.value()).unwrap_or_default());
+    Ok((found.unwrap_or_default(), found.is_none()))
 }
 
 /// How every table is typed: bytes to bytes, ordered bytewise.

@@ -2,17 +2,18 @@
 //!
 //! ```text
 //! header   0 magic u32 | 4 version u8 | 5 flags u8 | 6 reserved u16 | 8 length u32 | 12 entries u32 | 16 position u64
-//!         24 durable u64 | 32 log start u64 | 40 timestamp i64 | 48 epoch u32 | 52 previous crc u32 | 56 reserved u32 | 60 crc u32
+//!         24 durable u64 | 32 log start u64 | 40 timestamp i64 | 48 epoch u32 | 52 previous crc u32 | 56 ahead u32 | 60 crc u32
 //! entry    0 kind u8 | 1 tag u8 | 2 reserved u16 | 4 length u32 | 8 payload
 //! ```
 //!
 //! All little-endian. `crc` is the CRC-32 of header bytes 0..60 and of everything after the header. Position, epoch and the
 //! previous commit's crc are inside it, so bytes of a recycled segment, of another store or of a torn write never pass for
-//! the next commit. A commit starts at a multiple of [`SECTOR_BYTES`](crate::layout::SECTOR_BYTES) and never crosses a segment.
+//! the next commit. A commit starts at a multiple of [`SECTOR_BYTES`] and never crosses a segment.
 
 use bytes::Bytes;
 
 use crate::codec::Reader;
+use crate::layout::SECTOR_BYTES;
 use crate::types::{Epoch, Position, TimestampMs};
 
 pub const HEADER_BYTES: usize = 64;
@@ -23,6 +24,12 @@ pub const HEADROOM_BYTES: usize = HEADER_BYTES + ENTRY_HEADER_BYTES;
 const MAGIC: u32 = u32::from_le_bytes(*b"1LOG");
 const VERSION: u8 = 1;
 const CRC_AT: usize = 60;
+/// Why bytes are no commit when the file ends within it.
+pub const CUT_SHORT: &str = "commit cut short";
+/// Why bytes are no commit when nothing was ever written there.
+pub const NO_HEADER: &str = "no commit header";
+/// Why a commit is not the next one when it is whole but follows another than the one before it.
+pub const NO_CHAIN: &str = "the commit does not chain to the one before it";
 
 /// The rest of the segment is unused; the next commit starts at the next segment.
 pub const FLAG_PAD: u8 = 1;
@@ -71,6 +78,8 @@ pub struct Header {
     pub timestamp: TimestampMs,
     pub epoch: Epoch,
     pub previous_crc: u32,
+    /// Sectors from here to the end of the blocks that were written ahead: a file that ends earlier was cut.
+    pub ahead_sectors: u32,
 }
 
 impl Header {
@@ -88,7 +97,7 @@ impl Header {
         out.extend_from_slice(&self.timestamp.0.to_le_bytes());
         out.extend_from_slice(&self.epoch.0.to_le_bytes());
         out.extend_from_slice(&self.previous_crc.to_le_bytes());
-        out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&self.ahead_sectors.to_le_bytes());
         let crc = checksum(&out, body);
         out.extend_from_slice(&crc.to_le_bytes());
         let mut fixed = [0; HEADER_BYTES];
@@ -98,12 +107,17 @@ impl Header {
 
     /// Reads a header found at `position`. `Err` says in words why these bytes do not start a commit there.
     pub fn decode(bytes: &[u8], position: Position) -> Result<(Self, u32), &'static str> {
+        let (header, crc) = Self::decode_of_any_position(bytes)?;
+        if header.position == position { Ok((header, crc)) } else { Err("a commit of another position") }
+    }
+
+    /// As [`Self::decode`], wherever the commit says that it belongs.
+    pub fn decode_of_any_position(bytes: &[u8]) -> Result<(Self, u32), &'static str> {
         let mut read = Reader(bytes);
-        let (magic, version, header, crc) = Self::decode_fields(&mut read).ok_or("no commit header")?;
+        let (magic, version, header, crc) = Self::decode_fields(&mut read).ok_or(NO_HEADER)?;
         match () {
-            () if magic != MAGIC => Err("no commit header"),
+            () if magic != MAGIC => Err(NO_HEADER),
             () if version != VERSION => Err("commit of an unknown version"),
-            () if header.position != position => Err("a commit of another position"),
             () if (header.length as usize) < HEADER_BYTES => Err("commit length too small"),
             () => Ok((header, crc)),
         }
@@ -124,9 +138,15 @@ impl Header {
             timestamp: TimestampMs(read.i64()?),
             epoch: Epoch(read.u32()?),
             previous_crc: read.u32()?,
+            ahead_sectors: read.u32()?,
         };
-        read.u32()?;
         Some((magic, version, header, read.u32()?))
+    }
+
+    /// Blocks existed below this position, durably, when the commit was written.
+    #[must_use]
+    pub const fn allocated_end(&self) -> Position {
+        self.position.plus(self.ahead_sectors as u64 * SECTOR_BYTES)
     }
 
     #[must_use]
@@ -165,7 +185,7 @@ impl Commit {
         let (header, crc) = Header::decode(bytes, position)?;
         let length = header.length as usize;
         let (Some(head), Some(body)) = (bytes.get(..CRC_AT), bytes.get(HEADER_BYTES..length)) else {
-            return Err("commit cut short");
+            return Err(CUT_SHORT);
         };
         if checksum(head, body) != crc {
             return Err("commit checksum does not match");
@@ -287,6 +307,7 @@ mod tests {
             timestamp: TimestampMs(99),
             epoch: Epoch(3),
             previous_crc: 0xdead_beef,
+            ahead_sectors: 128,
         })
     }
 

@@ -5,7 +5,8 @@
 //! keys       0 partition u32 | 4 window class u8 | 5 count u32 | 9 count x { key u128, body u64, offset i64 }
 //! partition  0 partition u32 | 4 next offset i64 | 12 log start i64 | 20 stream ms u64 | 28 stream seq u64
 //!           36 max timestamp i64 | 44 bytes u64
-//! boot       0 epoch u32
+//!           52 count u32 | 56 count x { from i64, to i64 }: records that are lost, told by a repair
+//! boot       0 epoch u32 | 4 store id, 16 bytes
 //! ```
 
 use std::io::Write;
@@ -120,7 +121,23 @@ pub struct PartitionNumbers {
     pub bytes: u64,
 }
 
-impl PartitionNumbers {
+/// Offsets whose records were lost to damage: never given out again, and an error for whoever reads there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LostRange {
+    pub from: Offset,
+    /// Behind the last.
+    pub to: Offset,
+}
+
+/// A partition entry, or a partition's row in the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionTold {
+    pub numbers: PartitionNumbers,
+    /// In order, apart from each other.
+    pub lost: Vec<LostRange>,
+}
+
+impl PartitionTold {
     pub fn decode_entry(payload: &[u8]) -> Option<(PartitionId, Self)> {
         let mut read = Reader(payload);
         let partition = PartitionId(read.u32()?);
@@ -135,6 +152,30 @@ impl PartitionNumbers {
     }
 
     pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let numbers = PartitionNumbers::decode(bytes)?;
+        let mut read = Reader(bytes.get(PartitionNumbers::BYTES..)?);
+        let count = read.u32()? as usize;
+        if read.0.len() != count.checked_mul(16)? {
+            return None;
+        }
+        let lost = (0..count).map(|_| Some(LostRange { from: Offset(read.i64()?), to: Offset(read.i64()?) })).collect::<Option<_>>()?;
+        Some(Self { numbers, lost })
+    }
+
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.numbers.encode(out);
+        out.extend_from_slice(&u32::try_from(self.lost.len()).unwrap_or(u32::MAX).to_le_bytes());
+        for range in &self.lost {
+            out.extend_from_slice(&range.from.0.to_le_bytes());
+            out.extend_from_slice(&range.to.0.to_le_bytes());
+        }
+    }
+}
+
+impl PartitionNumbers {
+    const BYTES: usize = 48;
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
         let mut read = Reader(bytes);
         Some(Self {
             next: Offset(read.i64()?),
@@ -145,7 +186,7 @@ impl PartitionNumbers {
         })
     }
 
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.next.0.to_le_bytes());
         out.extend_from_slice(&self.log_start.0.to_le_bytes());
         out.extend_from_slice(&self.stream.ms.to_le_bytes());
@@ -155,7 +196,17 @@ impl PartitionNumbers {
     }
 }
 
-/// The payload of a boot entry.
-pub fn encode_boot(epoch: Epoch, to: &mut CommitBuilder) {
-    to.entry(EntryKind::Boot, 0, |out| out.extend_from_slice(&epoch.0.to_le_bytes()));
+/// The payload of a boot entry. The store's id: a log that was put beside another `STORE` is noticed.
+pub fn encode_boot(epoch: Epoch, store_id: [u8; 16], to: &mut CommitBuilder) {
+    to.entry(EntryKind::Boot, 0, |out| {
+        out.extend_from_slice(&epoch.0.to_le_bytes());
+        out.extend_from_slice(&store_id);
+    });
+}
+
+/// The store a boot entry was written for.
+pub fn decode_boot(payload: &[u8]) -> Option<[u8; 16]> {
+    let mut read = Reader(payload);
+    read.u32()?;
+    read.array()
 }

@@ -6,6 +6,7 @@ pub mod entry;
 pub mod reader;
 pub mod scan;
 pub mod segment;
+pub mod verdict;
 pub mod writer;
 
 use std::io::ErrorKind;

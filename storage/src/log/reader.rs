@@ -6,6 +6,7 @@ use super::Log;
 use super::commit::{Commit, HEADER_BYTES, Header};
 use crate::error::Result;
 use crate::io::Site;
+use crate::layout::{SECTOR_BYTES, to_sectors};
 use crate::types::Position;
 
 /// Read at once from a file: neighbours of a small commit come along and are cached.
@@ -35,6 +36,42 @@ impl Log {
         self.cache.insert(wanted.clone());
         self.cache_neighbours(&chunk, at, &wanted, first.plus(self.segments.segment_bytes()).min(end));
         Ok(wanted)
+    }
+
+    /// The whole commit that stands at a position, if one does. For walks: reads past the cache.
+    pub fn whole_at(&self, at: Position) -> Result<Option<Commit>> {
+        if self.segments.reader(at)?.is_none() {
+            return Ok(None);
+        }
+        let head = self.read_bytes(Site::RecoveryRead, at, HEADER_BYTES as u64)?;
+        let Ok((header, _)) = Header::decode(&head, at) else { return Ok(None) };
+        let bytes = self.read_bytes(Site::RecoveryRead, at, u64::from(header.length))?;
+        Ok(Commit::decode(&bytes, at).ok())
+    }
+
+    /// Where whole commits go on behind damage at `at`, within its segment and below `end`: the first that the next one chains
+    /// to, or that ends where `end` is. One that stands alone may be bytes of a record.
+    pub fn resume_after(&self, at: Position, end: Position) -> Result<Option<Position>> {
+        let end_here = end.min(self.segments.next_first(at));
+        let mut from = at.plus(SECTOR_BYTES);
+        while from < end_here {
+            let window = self.read_bytes(Site::LogRead, from, CHUNK_BYTES.min(end_here.since(from)))?;
+            for (sector, bytes) in window.chunks(SECTOR_BYTES as usize).enumerate() {
+                let here = from.plus(sector as u64 * SECTOR_BYTES);
+                let Some(commit) = Header::decode(bytes, here).is_ok().then(|| self.whole_at(here)).transpose()?.flatten() else {
+                    continue;
+                };
+                let next = self.after(&commit.header);
+                if next == end || self.whole_at(next)?.is_some_and(|next| next.header.previous_crc == commit.crc) {
+                    return Ok(Some(here));
+                }
+            }
+            if window.is_empty() {
+                return Ok(None);
+            }
+            from = from.plus(to_sectors(window.len() as u64));
+        }
+        Ok(None)
     }
 
     fn cache_neighbours(&self, chunk: &Bytes, at: Position, wanted: &Commit, end: Position) {

@@ -3,11 +3,11 @@
 
 use bytes::Bytes;
 
-use super::commit::{Commit, HEADER_BYTES, Header};
+use super::commit::{Commit, HEADER_BYTES, Header, NO_CHAIN};
 use super::{Log, Tip};
 use crate::error::Result;
 use crate::io::Site;
-use crate::layout::SECTOR_BYTES;
+use crate::layout::{SECTOR_BYTES, to_sectors};
 use crate::types::{Epoch, Position};
 
 const WINDOW_BYTES: u64 = 1024 * 1024;
@@ -22,6 +22,8 @@ pub struct Scan<'a> {
     epoch: Epoch,
     /// The greatest durable position any commit proved.
     proven: Position,
+    /// The greatest end of blocks any commit named.
+    allocated: Position,
     window: (Position, Bytes),
     stopped: Option<&'static str>,
 }
@@ -29,12 +31,19 @@ pub struct Scan<'a> {
 impl<'a> Scan<'a> {
     /// Starts at the log's first position, where the chain is not known yet.
     pub fn from_start(log: &'a Log, at: Position) -> Self {
-        Self { log, at, last: at, previous_crc: None, epoch: Epoch(0), proven: Position(0), window: (at, Bytes::new()), stopped: None }
+        let window = (at, Bytes::new());
+        let nothing = Position(0);
+        Self { log, at, last: at, previous_crc: None, epoch: Epoch(0), proven: nothing, allocated: nothing, window, stopped: None }
     }
 
     /// Goes on after a commit that is known.
     pub fn after(log: &'a Log, tip: Tip) -> Self {
         Self { previous_crc: Some(tip.crc), epoch: tip.epoch, proven: tip.end, last: tip.last, ..Self::from_start(log, tip.end) }
+    }
+
+    /// Goes on behind damage: the chain is not known there, but what was read before it still counts.
+    pub fn resumed(&self, at: Position) -> Self {
+        Self { epoch: self.epoch, proven: self.proven, allocated: self.allocated, ..Self::from_start(self.log, at) }
     }
 
     /// Where the walk stands.
@@ -45,6 +54,11 @@ impl<'a> Scan<'a> {
     /// Everything below this is known to have been durable.
     pub fn proven(&self) -> Position {
         self.proven
+    }
+
+    /// Blocks are known to have existed below this.
+    pub fn allocated(&self) -> Position {
+        self.allocated
     }
 
     /// Why the walk ended, in words.
@@ -67,6 +81,7 @@ impl<'a> Scan<'a> {
             self.previous_crc = Some(commit.crc);
             self.epoch = commit.header.epoch;
             self.proven = self.proven.max(commit.header.durable);
+            self.allocated = self.allocated.max(commit.header.allocated_end());
             if !commit.header.is_pad() {
                 return Ok(Some(commit));
             }
@@ -83,7 +98,7 @@ impl<'a> Scan<'a> {
             Err(why) => return Ok(Err(why)),
         };
         if self.previous_crc.is_some_and(|crc| crc != header.previous_crc) {
-            return Ok(Err("the commit does not chain to the one before it"));
+            return Ok(Err(NO_CHAIN));
         }
         if header.epoch < self.epoch {
             return Ok(Err("the commit is of an older epoch"));
@@ -139,6 +154,51 @@ impl<'a> Scan<'a> {
             at = at.plus(window.len() as u64);
         }
         Ok(None)
+    }
+
+    /// Whether a whole commit stands at the end that was not written before the last one, but follows another.
+    pub fn is_foreign_at_end(&self) -> Result<bool> {
+        if self.stopped != Some(NO_CHAIN) {
+            return Ok(false);
+        }
+        let commit = self.log.whole_at(self.at)?;
+        Ok(commit.is_some_and(|commit| commit.header.epoch >= self.epoch))
+    }
+
+    /// Where whole commits go on behind the end: the first that the next one chains to, or that nothing whole follows. One that
+    /// stands alone within damage is not believed: it may be bytes of a record.
+    pub fn resume_beyond_end(&self) -> Result<Option<Position>> {
+        let mut alone = None;
+        let mut at = self.at.plus(SECTOR_BYTES);
+        for first in self.log.segments.firsts() {
+            if self.log.segments.next_first(first) <= at {
+                continue;
+            }
+            at = at.max(first);
+            while at < self.log.segments.next_first(first) {
+                let window = self.log.read_bytes(Site::RecoveryRead, at, WINDOW_BYTES)?;
+                if window.is_empty() {
+                    break;
+                }
+                for (sector, bytes) in window.chunks(SECTOR_BYTES as usize).enumerate() {
+                    let here = at.plus(sector as u64 * SECTOR_BYTES);
+                    let is_newer = Header::decode(bytes, here).is_ok_and(|(header, _)| header.epoch >= self.epoch);
+                    let Some(commit) = is_newer.then(|| self.log.whole_at(here)).transpose()?.flatten() else { continue };
+                    if self.is_followed(&commit)? {
+                        return Ok(Some(here));
+                    }
+                    alone = Some(here);
+                }
+                at = at.plus(to_sectors(window.len() as u64));
+            }
+            at = self.log.segments.next_first(first);
+        }
+        Ok(alone)
+    }
+
+    fn is_followed(&self, commit: &Commit) -> Result<bool> {
+        let next = self.log.whole_at(self.log.after(&commit.header))?;
+        Ok(next.is_some_and(|next| next.header.previous_crc == commit.crc))
     }
 
     /// A whole, valid commit of this epoch or a later one, written when more than the walk found was durable already.

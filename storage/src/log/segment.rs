@@ -42,11 +42,11 @@ struct Allocation {
 
 impl Segments {
     /// Looks at what the log directory holds. Names that are no segments are left alone.
-    pub fn open(io: Arc<dyn Io>, dir: &Path, bytes: u64) -> Result<Self> {
+    pub fn open(io: Arc<dyn Io>, dir: &Path, bytes: u64, ahead_bytes: u64) -> Result<Self> {
         let listed = io.list(Site::DirList, &layout::log_dir(dir))?;
         let present = listed.iter().filter_map(|entry| layout::parse_segment_name(&entry.name)).map(|first| (first.0, None)).collect();
         let allocation = Mutex::new(Allocation { file: None, spares: Vec::new() });
-        Ok(Self { io, dir: dir.to_owned(), bytes, ahead_bytes: 0, present: Mutex::new(present), end: AtomicU64::new(0), allocation })
+        Ok(Self { io, dir: dir.to_owned(), bytes, ahead_bytes, present: Mutex::new(present), end: AtomicU64::new(0), allocation })
     }
 
     pub fn segment_bytes(&self) -> u64 {

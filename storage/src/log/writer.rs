@@ -10,7 +10,7 @@ use super::commit::{Commit, CommitBuilder, FLAG_PAD, Header};
 use super::{Log, Tip, is_full};
 use crate::error::{Result, StorageError};
 use crate::io::{IoFile, Site};
-use crate::layout::to_sectors;
+use crate::layout::{SECTOR_BYTES, to_sectors};
 use crate::types::{Epoch, Position, TimestampMs};
 
 /// Blocks that only acks, deletes and the like may use, so that they work on a full disk.
@@ -58,7 +58,8 @@ impl LogWriter {
     /// Whether a commit of about `bytes` can be placed; allocates when the blocks run out. `StorageError::Full` is no failure.
     pub fn make_room(&mut self, bytes: u64, may_use_reserve: bool) -> Result<()> {
         self.log.check_poison()?;
-        let reserve = if may_use_reserve { 0 } else { RESERVE_BYTES };
+        // At least a sector stays behind every commit, so that each says of blocks beyond itself that they exist.
+        let reserve = if may_use_reserve { SECTOR_BYTES } else { RESERVE_BYTES };
         let start = self.place(bytes);
         let needed = start.plus(to_sectors(bytes) + reserve);
         while self.log.segments.allocated_end() < needed {
@@ -120,6 +121,7 @@ impl LogWriter {
             timestamp,
             epoch: self.tip.epoch,
             previous_crc: self.tip.crc,
+            ahead_sectors: u32::try_from(self.log.segments.allocated_end().since(self.tip.end) / SECTOR_BYTES).unwrap_or(u32::MAX),
         }
     }
 

@@ -145,6 +145,10 @@ async fn read(app: &App, topic: &str, partition: usize, places: &mut Places) -> 
             set(places, partition, start);
             return Ok(Some(Bytes::from_static(b": records were removed before they were read\n\n")));
         }
+        Err(BrokerError::RecordsLost { from, to, .. }) => {
+            set(places, partition, to);
+            return Ok(Some(Bytes::from(format!(": offsets {from} to {} of partition {number} were lost to damage\n\n", to - 1))));
+        }
         Err(error) => return Err(error),
     };
     let mut events = Vec::new();

@@ -26,7 +26,12 @@ fn report(stats: &StorageStats) -> (StatusCode, Value) {
     let body = json!({
         "status": overall,
         "parts": {
-            "log": { "status": word(!failed, "failed"), "durable_position": stats.durable_position, "failure": stats.failure },
+            "log": {
+                "status": if failed { "failed" } else { word(stats.damage.is_none(), "damaged") },
+                "durable_position": stats.durable_position,
+                "failure": stats.failure,
+                "damage": stats.damage,
+            },
             "writer": { "status": word(!failed, "stopped"), "queued_bytes": stats.queued_bytes, "syncs_total": stats.syncs_total },
             "index": {
                 "status": "ok",
@@ -56,6 +61,9 @@ mod tests {
             (status, &body["status"], &body["parts"]["disk"]["status"]),
             (StatusCode::SERVICE_UNAVAILABLE, &json!("degraded"), &json!("full"))
         );
+        let damaged = StorageStats { damage: Some("damage in f at position 1".into()), ..fine.clone() };
+        let (status, body) = report(&damaged);
+        assert_eq!((status, &body["parts"]["log"]["status"]), (StatusCode::OK, &json!("damaged")), "what is whole is served on");
         let (status, body) = report(&StorageStats { failure: Some("EIO".into()), ..fine });
         assert_eq!((status, &body["parts"]["log"]["failure"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("EIO")));
     }

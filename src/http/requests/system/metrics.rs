@@ -56,6 +56,7 @@ fn storage(page: &mut Page, stats: &StorageStats) {
     page.single(&table::LOG_EPOCH, stats.epoch);
     page.single(&table::DISK_AVAILABLE, stats.disk_available_bytes);
     page.single(&table::DISK_FULL, u8::from(stats.disk_full));
+    page.single(&table::DAMAGED_READS, stats.damaged_reads_total);
     page.single(&table::STORAGE_FAILED, u8::from(stats.failure.is_some()));
     page.single(&table::CHECKPOINT_POSITION, stats.checkpoint_position);
     page.single(&table::CHECKPOINTS, stats.checkpoints_total);
