@@ -8,8 +8,9 @@ use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, Result};
 use onelog::{Broker, SystemClock};
+use onelog_storage::io::Site;
 
-use crate::broken;
+use crate::broken::{self, Watch};
 use crate::campaign::{Means, SEGMENT_BYTES, one_thread};
 use crate::check::{After, Wrong, check, config};
 use crate::disk_process::Command;
@@ -31,8 +32,11 @@ pub struct Blocks {
     pub runs: u64,
     /// The disk answered a failure.
     hit: u64,
-    /// The store heard of it and refused from then on.
-    poisoned: u64,
+    /// A call of onelog was answered with it.
+    told: u64,
+    /// A flush of somebody else failed, the disk lost a commit with it, claimed afterwards to have flushed that commit, and
+    /// onelog found out at the next opening and said so.
+    betrayed: u64,
     /// The file system would not be written any more.
     read_only: u64,
     reopened: u64,
@@ -41,11 +45,12 @@ pub struct Blocks {
 
 impl fmt::Display for Blocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runs, hit, poisoned, read_only, reopened, bad } = self;
+        let Self { runs, hit, told, betrayed, read_only, reopened, bad } = self;
         write!(
             f,
-            "{runs} runs with a bad block or a failed flush: the disk failed in {hit}, the store stopped in {poisoned}, the file system \
-             went read-only in {read_only}, reopened on the same mount {reopened}; {bad} in which anything was wrong"
+            "{runs} runs with a bad block or a failed flush: the disk failed in {hit}, onelog was told in {told}, the file system went \
+             read-only in {read_only}, {reopened} reopened on the same mount, {betrayed} reported as damage what a disk lost and \
+             confirmed; {bad} in which anything was wrong"
         )
     }
 }
@@ -69,11 +74,13 @@ fn one(means: &mut Means, random: &mut Random, blocks: &mut Blocks) -> Result<Wr
     means.device.fresh()?;
     means.device.mount()?;
     let dir = means.device.mount_point().join("data");
-    let notes = Notes::new(History::default(), means.device.counter());
+    let watch = Watch::default();
+    let notes = Notes::new(History::default(), means.device.counter()).watching(watch.clone());
     let mut story = String::new();
-    let mut wrong = load_until_it_fails(means, &dir, &notes, random, blocks, &mut story)?;
+    let mut wrong = load_until_it_fails(means, &dir, &notes, &watch, random, &mut story)?;
     let failed = means.device.tell(&Command::State)?.failures > 0;
     blocks.hit += u64::from(failed);
+    blocks.told += u64::from(watch.failed().is_some());
     let healed = random.chance(3, 4);
     if healed {
         means.device.tell(&Command::Heal)?;
@@ -86,7 +93,8 @@ fn one(means: &mut Means, random: &mut Random, blocks: &mut Blocks) -> Result<Wr
     let refused = told.0.iter().any(|what| what.contains("cannot be opened") || what.contains("was refused"));
     // A disk that still fails lets nobody begin.
     let may_refuse = !healed || (failed && !writable);
-    if !(refused && may_refuse) {
+    let betrayed = is_betrayal(&watch, &told);
+    if !(refused && may_refuse) && !betrayed {
         wrong.0.extend(told.0.into_iter().map(|what| format!("reopened on the same mount: {what}")));
     }
     blocks.reopened += u64::from(!refused);
@@ -97,7 +105,11 @@ fn one(means: &mut Means, random: &mut Random, blocks: &mut Blocks) -> Result<Wr
     means.device.tell(&Command::Cut { life: 0, at: usize::try_from(at)?, style, seed })?;
     means.device.mount()?;
     let (_, told) = look(means, &dir, &served.before_cut(at), random)?;
-    wrong.0.extend(told.0.into_iter().map(|what| format!("after the power cut: {what}")));
+    if betrayed || is_betrayal(&watch, &told) {
+        blocks.betrayed += 1;
+    } else {
+        wrong.0.extend(told.0.into_iter().map(|what| format!("after the power cut: {what}")));
+    }
     means.device.unmount()?;
     if !wrong.0.is_empty() {
         wrong.0.insert(0, story);
@@ -105,39 +117,46 @@ fn one(means: &mut Means, random: &mut Random, blocks: &mut Blocks) -> Result<Wr
     Ok(wrong)
 }
 
-/// Runs a load into the failure. Once the store says that it stopped, nothing may be answered ok.
+/// The flush that failed was not the log's: the disk lost commits with it, and the flush that the log asked for next went well.
+/// Nobody tells the log of that, so all that can be asked is that it is noticed at opening and called damage.
+fn is_betrayal(watch: &Watch, told: &Wrong) -> bool {
+    let of_the_log = matches!(watch.failed(), Some(Site::LogWrite | Site::LogSync | Site::SegmentZero | Site::SegmentZeroSync));
+    !of_the_log && matches!(&told.0[..], [only] if only.contains("cannot be opened: damage"))
+}
+
+/// Runs a load into the failure. What began after the disk had told onelog may not be answered ok.
 fn load_until_it_fails(
     means: &mut Means,
     dir: &Path,
     notes: &Notes,
+    watch: &Watch,
     random: &mut Random,
-    blocks: &mut Blocks,
     story: &mut String,
 ) -> Result<Wrong> {
-    let mut wrong = Wrong::default();
     let fault = means.fault;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let config = config(broken::disk(fault), SEGMENT_BYTES, Arc::new(SystemClock::default()));
-        let broker = Broker::open_with(dir, config).await?;
+        let io = broken::disk_watched(fault, watch.clone());
+        let broker = Broker::open_with(dir, config(io, SEGMENT_BYTES, Arc::new(SystemClock::default()))).await?;
         let door = Door::Crate(broker.clone());
         let shape = Shape { seed: random.next(), publishes: PUBLISHES, large: false, may_fail: true };
         notes.make_topics(&door, &shape).await?;
         let armed = arm(means, random)?;
         let why = load::run(&door, notes, shape, &Arc::new(AtomicU64::new(1))).await?;
-        *story = format!("{armed}; {}; the store says {:?}", why.as_deref().unwrap_or("no request failed"), broker.storage_stats().failure);
-        if broker.storage_stats().failure.is_some() {
-            blocks.poisoned += 1;
-            for try_ in 0..TRIES {
-                let number = Number::new((1 << 41) + try_, usize::try_from(try_)? % TOPICS.len(), true, false);
-                if notes.publish(&door, vec![number]).await.is_ok() {
-                    wrong.0.push(format!("P20: a publish was acknowledged after the storage had failed ({})", number.id()));
-                }
-            }
+        for try_ in 0..TRIES {
+            // Refused or not: if the disk has failed, an ok is noted.
+            let number = Number::new((1 << 41) + try_, usize::try_from(try_)? % TOPICS.len(), true, false);
+            let _ = notes.publish(&door, vec![number]).await;
         }
+        *story = format!(
+            "{armed}; onelog was told at {:?}; {}; the store says {:?}",
+            watch.failed(),
+            why.as_deref().unwrap_or("no request failed"),
+            broker.storage_stats().failure
+        );
         anyhow::Ok(())
     })?;
-    Ok(wrong)
+    Ok(Wrong(notes.acknowledged_late().into_iter().take(TRIES as usize).collect()))
 }
 
 /// Answers with what will fail, for people.

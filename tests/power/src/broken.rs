@@ -2,10 +2,10 @@
 //! them; nothing in onelog can be told to use one.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
 
-use onelog_storage::error::Result;
+use onelog_storage::error::{Result, StorageError};
 use onelog_storage::io::disk::Disk;
 use onelog_storage::io::{DirLock, Io, IoFile, Listed, OpenMode, Site};
 
@@ -24,15 +24,39 @@ pub enum Fault {
 
 /// The disk with a fault, or as it is.
 pub fn disk(fault: Option<Fault>) -> Arc<dyn Io> {
-    match fault {
-        None => Arc::new(Disk),
-        Some(fault) => Arc::new(Broken { fault, late: late_syncs() }),
+    disk_watched(fault, Watch::default())
+}
+
+/// As [`disk`]; `watch` sees each failure of the disk, also those the fault hides.
+pub fn disk_watched(fault: Option<Fault>, watch: Watch) -> Arc<dyn Io> {
+    let late = (fault == Some(Fault::AckBeforeSync)).then(late_syncs);
+    Arc::new(Broken { fault, late, watch })
+}
+
+/// Sees the first failure that the disk answered onelog. Clones see the same.
+#[derive(Clone, Default)]
+pub struct Watch(Arc<OnceLock<Site>>);
+
+impl Watch {
+    /// For which call it was.
+    pub fn failed(&self) -> Option<Site> {
+        self.0.get().copied()
+    }
+
+    fn note<T>(&self, site: Site, answer: Result<T>) -> Result<T> {
+        if let Err(StorageError::Io { kind, .. }) = &answer
+            && *kind != std::io::ErrorKind::NotFound
+        {
+            let _ = self.0.set(site);
+        }
+        answer
     }
 }
 
 struct Broken {
-    fault: Fault,
-    late: Sender<Arc<dyn IoFile>>,
+    fault: Option<Fault>,
+    late: Option<Sender<Arc<dyn IoFile>>>,
+    watch: Watch,
 }
 
 /// Does the syncs it is sent, one after the other.
@@ -49,7 +73,8 @@ fn late_syncs() -> Sender<Arc<dyn IoFile>> {
 
 impl Io for Broken {
     fn open(&self, site: Site, path: &Path, mode: OpenMode) -> Result<Arc<dyn IoFile>> {
-        Ok(Arc::new(BrokenFile { file: Disk.open(site, path, mode)?, fault: self.fault, late: self.late.clone() }))
+        let file = Disk.open(site, path, mode)?;
+        Ok(Arc::new(BrokenFile { file, fault: self.fault, late: self.late.clone(), watch: self.watch.clone() }))
     }
 
     fn list(&self, site: Site, dir: &Path) -> Result<Vec<Listed>> {
@@ -69,7 +94,7 @@ impl Io for Broken {
     }
 
     fn sync_dir(&self, site: Site, dir: &Path) -> Result<()> {
-        if self.fault == Fault::NoSync { Ok(()) } else { Disk.sync_dir(site, dir) }
+        if self.fault == Some(Fault::NoSync) { Ok(()) } else { self.watch.note(site, Disk.sync_dir(site, dir)) }
     }
 
     fn lock(&self, site: Site, path: &Path, holder: &str) -> Result<Box<dyn DirLock>> {
@@ -83,8 +108,15 @@ impl Io for Broken {
 
 struct BrokenFile {
     file: Arc<dyn IoFile>,
-    fault: Fault,
-    late: Sender<Arc<dyn IoFile>>,
+    fault: Option<Fault>,
+    late: Option<Sender<Arc<dyn IoFile>>>,
+    watch: Watch,
+}
+
+impl BrokenFile {
+    fn sync_now(&self, site: Site) -> Result<()> {
+        self.watch.note(site, self.file.sync(site))
+    }
 }
 
 impl IoFile for BrokenFile {
@@ -97,7 +129,7 @@ impl IoFile for BrokenFile {
     }
 
     fn write_at(&self, site: Site, parts: &[&[u8]], at: u64) -> Result<()> {
-        self.file.write_at(site, parts, at)
+        self.watch.note(site, self.file.write_at(site, parts, at))
     }
 
     fn set_len(&self, site: Site, len: u64) -> Result<()> {
@@ -106,17 +138,19 @@ impl IoFile for BrokenFile {
 
     fn sync(&self, site: Site) -> Result<()> {
         match (self.fault, site) {
-            (Fault::NoSync, _) | (Fault::NoRecoverySync, Site::RecoverySync) => Ok(()),
-            (Fault::AckBeforeSync, Site::LogSync) => {
-                let _ = self.late.send(Arc::clone(&self.file));
+            (Some(Fault::NoSync), _) | (Some(Fault::NoRecoverySync), Site::RecoverySync) => Ok(()),
+            (Some(Fault::AckBeforeSync), Site::LogSync) => {
+                if let Some(late) = &self.late {
+                    let _ = late.send(Arc::clone(&self.file));
+                }
                 Ok(())
             }
-            (Fault::RetryFailedSync, Site::LogSync | Site::SegmentZeroSync) => self.file.sync(site).or_else(|_| self.file.sync(site)),
-            _ => self.file.sync(site),
+            (Some(Fault::RetryFailedSync), Site::LogSync | Site::SegmentZeroSync) => self.sync_now(site).or_else(|_| self.sync_now(site)),
+            _ => self.sync_now(site),
         }
     }
 
     fn evict(&self, site: Site) -> Result<()> {
-        if self.fault == Fault::NoRecoverySync { Ok(()) } else { self.file.evict(site) }
+        if self.fault == Some(Fault::NoRecoverySync) { Ok(()) } else { self.file.evict(site) }
     }
 }

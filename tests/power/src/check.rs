@@ -230,6 +230,13 @@ fn compare_commits(broker: &Broker, known: &History, wrong: &mut Wrong) {
     }
 }
 
+/// Records that belong to no batch: they can be published again without tearing one apart.
+fn alone(known: &History) -> impl Iterator<Item = Number> {
+    let (single, batches): (Vec<_>, Vec<_>) = known.publishes.iter().partition(|publish| publish.records.len() == 1);
+    let in_batches: HashSet<Number> = batches.iter().flat_map(|batch| batch.records.iter().copied()).collect();
+    single.into_iter().map(|publish| publish.records[0]).filter(move |number| !in_batches.contains(number))
+}
+
 /// Known keys are duplicates of their record, lost ones are published anew, and new records go to the end.
 async fn publish_again(door: &Door, found: &Found, after: &mut After<'_>, notes: &Notes, wrong: &mut Wrong) -> anyhow::Result<()> {
     let mut keyed: Vec<(Number, Place)> = found.places.iter().filter(|(number, _)| number.keyed()).map(|(n, p)| (*n, *p)).collect();
@@ -251,9 +258,9 @@ async fn publish_again(door: &Door, found: &Found, after: &mut After<'_>, notes:
             });
         }
     }
-    let known = after.known.publishes.iter().filter(|publish| publish.records.len() == 1).map(|publish| publish.records[0]);
-    let lost: BTreeSet<Number> =
-        known.filter(|number| number.keyed() && !found.places.contains_key(number) && found.nothing_trimmed(number.topic())).collect();
+    let lost: BTreeSet<Number> = alone(after.known)
+        .filter(|number| number.keyed() && !found.places.contains_key(number) && found.nothing_trimmed(number.topic()))
+        .collect();
     let fresh = (0..TOPICS.len()).map(|topic| Number::new(after.serial + topic as u64, topic, true, false));
     let mut ends: HashMap<(Topic, u32), i64> = HashMap::new();
     for number in lost.into_iter().rev().take(LOST_AGAIN).chain(fresh) {

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use onelog::{Broker, TopicSettings};
+use onelog_storage::io::Site;
 
+use crate::broken::Watch;
 use crate::counter::Counter;
 use crate::door::{Door, Leased};
 use crate::history::{AUDIT, Commit, History, Number, ORDERS, Place, Publish, Settle, TOPICS, Topic};
@@ -42,11 +44,31 @@ impl Shape {
 pub struct Notes {
     history: Arc<Mutex<History>>,
     ops: Counter,
+    watch: Watch,
+    /// Requests that began after the disk had failed and were answered ok: sentences.
+    late: Arc<Mutex<Vec<String>>>,
 }
 
 impl Notes {
     pub fn new(history: History, ops: Counter) -> Self {
-        Self { history: Arc::new(Mutex::new(history)), ops }
+        Self { history: Arc::new(Mutex::new(history)), ops, watch: Watch::default(), late: Arc::default() }
+    }
+
+    /// The disk as `watch` sees it is the one under the broker.
+    pub fn watching(self, watch: Watch) -> Self {
+        Self { watch, ..self }
+    }
+
+    /// What was answered ok though the disk had failed before it was asked.
+    pub fn acknowledged_late(&self) -> Vec<String> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_late(&self, failed: Option<Site>, what: &str) {
+        if let Some(site) = failed {
+            let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+            late.push(format!("P20: {what} was acknowledged after `{site}` had failed"));
+        }
     }
 
     pub fn now(&self) -> u64 {
@@ -68,8 +90,12 @@ impl Notes {
             history.publishes.push(Publish { records: records.clone(), ok: None });
             history.publishes.len() - 1
         };
+        let failed = self.watch.failed();
         let stored = door.publish(&records).await?;
         let seen = self.now();
+        if stored.iter().any(|one| !one.duplicate) {
+            self.note_late(failed, "a publish");
+        }
         let places: Vec<Place> = stored.iter().map(|one| one.place).collect();
         self.lock().publishes[at].ok = Some((seen, places.clone()));
         Ok(places)
@@ -83,8 +109,10 @@ impl Notes {
             first
         };
         let leases: Vec<_> = leased.iter().map(|one| one.lease).collect();
+        let failed = self.watch.failed();
         door.settle(topic, &leases, dead).await?;
         let seen = self.now();
+        self.note_late(failed, "an ack");
         self.lock().settles[first..first + leased.len()].iter_mut().for_each(|settle| settle.ok = Some(seen));
         Ok(())
     }
@@ -95,8 +123,10 @@ impl Notes {
             history.commits.push(Commit { place, ok: None });
             history.commits.len() - 1
         };
+        let failed = self.watch.failed();
         door.commit_offset(place).await?;
         let seen = self.now();
+        self.note_late(failed, "a committed offset");
         self.lock().commits[at].ok = Some(seen);
         Ok(())
     }
