@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 
 use onelog_storage::error::{Result, StorageError};
 use onelog_storage::io::disk::Disk;
@@ -13,13 +14,13 @@ use onelog_storage::io::{DirLock, Io, IoFile, Listed, OpenMode, Site};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
     /// No sync is done.
-    NoSync,
+    WithoutSyncs,
     /// The sync of a commit is done after it was answered.
-    AckBeforeSync,
+    EarlyAcks,
     /// What recovery found is not synced before it is served, and not read from the disk but from memory.
-    NoRecoverySync,
+    UnsyncedRecovery,
     /// The first failed sync of the log is tried again, and the second answer is believed.
-    RetryFailedSync,
+    SyncAgain,
 }
 
 /// The disk with a fault, or as it is.
@@ -29,7 +30,7 @@ pub fn disk(fault: Option<Fault>) -> Arc<dyn Io> {
 
 /// As [`disk`]; `watch` sees each failure of the disk, also those the fault hides.
 pub fn disk_watched(fault: Option<Fault>, watch: Watch) -> Arc<dyn Io> {
-    let late = (fault == Some(Fault::AckBeforeSync)).then(late_syncs);
+    let late = (fault == Some(Fault::EarlyAcks)).then(|| Arc::new(LateSyncs::start()));
     Arc::new(Broken { fault, late, watch })
 }
 
@@ -55,20 +56,40 @@ impl Watch {
 
 struct Broken {
     fault: Option<Fault>,
-    late: Option<Sender<Arc<dyn IoFile>>>,
+    late: Option<Arc<LateSyncs>>,
     watch: Watch,
 }
 
-/// Does the syncs it is sent, one after the other.
-fn late_syncs() -> Sender<Arc<dyn IoFile>> {
-    let (send, files) = channel::<Arc<dyn IoFile>>();
-    std::thread::spawn(move || {
-        for file in files {
-            // Nobody waits for this any more, so nobody hears of a failure: that is the fault.
-            let _ = file.sync(Site::LogSync);
+/// A thread that does the syncs it is sent, one after the other; all of them, before the last holder lets go.
+struct LateSyncs {
+    files: Option<Sender<Arc<dyn IoFile>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LateSyncs {
+    fn start() -> Self {
+        let (send, files) = channel::<Arc<dyn IoFile>>();
+        let thread = std::thread::spawn(move || {
+            for file in files {
+                // Nobody waits for this any more, so nobody hears of a failure: that is the fault.
+                let _ = file.sync(Site::LogSync);
+            }
+        });
+        Self { files: Some(send), thread: Some(thread) }
+    }
+
+    fn sync_later(&self, file: &Arc<dyn IoFile>) {
+        if let Some(files) = &self.files {
+            let _ = files.send(Arc::clone(file));
         }
-    });
-    send
+    }
+}
+
+impl Drop for LateSyncs {
+    fn drop(&mut self) {
+        self.files = None;
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 impl Io for Broken {
@@ -94,7 +115,7 @@ impl Io for Broken {
     }
 
     fn sync_dir(&self, site: Site, dir: &Path) -> Result<()> {
-        if self.fault == Some(Fault::NoSync) { Ok(()) } else { self.watch.note(site, Disk.sync_dir(site, dir)) }
+        if self.fault == Some(Fault::WithoutSyncs) { Ok(()) } else { self.watch.note(site, Disk.sync_dir(site, dir)) }
     }
 
     fn lock(&self, site: Site, path: &Path, holder: &str) -> Result<Box<dyn DirLock>> {
@@ -109,7 +130,7 @@ impl Io for Broken {
 struct BrokenFile {
     file: Arc<dyn IoFile>,
     fault: Option<Fault>,
-    late: Option<Sender<Arc<dyn IoFile>>>,
+    late: Option<Arc<LateSyncs>>,
     watch: Watch,
 }
 
@@ -138,19 +159,19 @@ impl IoFile for BrokenFile {
 
     fn sync(&self, site: Site) -> Result<()> {
         match (self.fault, site) {
-            (Some(Fault::NoSync), _) | (Some(Fault::NoRecoverySync), Site::RecoverySync) => Ok(()),
-            (Some(Fault::AckBeforeSync), Site::LogSync) => {
+            (Some(Fault::WithoutSyncs), _) | (Some(Fault::UnsyncedRecovery), Site::RecoverySync) => Ok(()),
+            (Some(Fault::EarlyAcks), Site::LogSync) => {
                 if let Some(late) = &self.late {
-                    let _ = late.send(Arc::clone(&self.file));
+                    late.sync_later(&self.file);
                 }
                 Ok(())
             }
-            (Some(Fault::RetryFailedSync), Site::LogSync | Site::SegmentZeroSync) => self.sync_now(site).or_else(|_| self.sync_now(site)),
+            (Some(Fault::SyncAgain), Site::LogSync | Site::SegmentZeroSync) => self.sync_now(site).or_else(|_| self.sync_now(site)),
             _ => self.sync_now(site),
         }
     }
 
     fn evict(&self, site: Site) -> Result<()> {
-        if self.fault == Some(Fault::NoRecoverySync) { Ok(()) } else { self.file.evict(site) }
+        if self.fault == Some(Fault::UnsyncedRecovery) { Ok(()) } else { self.file.evict(site) }
     }
 }

@@ -38,6 +38,8 @@ pub struct Recording {
     /// Operations of the disk.
     pub ops: u64,
     pub over_http: bool,
+    /// Records large enough to fill segments, and retention.
+    pub large: bool,
 }
 
 /// How things are recorded.
@@ -46,6 +48,8 @@ pub struct Means {
     /// The built program, for recordings over HTTP.
     pub program: Option<PathBuf>,
     pub fault: Option<Fault>,
+    /// With bad blocks: a flush that fails does so once, and the next claims that all is well.
+    pub lying_flushes: bool,
 }
 
 /// Numbers of a run, for people.
@@ -90,7 +94,7 @@ impl Means {
             }
         }
         self.device.unmount()?;
-        let recording = Recording { seed, history: notes.take(), ops: self.device.ops(), over_http };
+        let recording = Recording { seed, history: notes.take(), ops: self.device.ops(), over_http, large: shape.large };
         ensure!(!recording.history.oks().is_empty(), "nothing was answered");
         Ok(recording)
     }

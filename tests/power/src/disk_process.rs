@@ -49,6 +49,7 @@ pub enum Command {
     },
     FailFlush {
         after: u64,
+        stays: bool,
         seed: u64,
     },
     Heal,
@@ -106,7 +107,7 @@ fn obey(shared: &Shared, command: Command) -> Result<Answer> {
         }
         Command::Flushes { life } => answer.flushes = shared.with(|disk| disk.flushes(life)),
         Command::FailWrite { after, stays, seed } => shared.with(|disk| disk.arm(Fault::Write { after, stays }, seed)),
-        Command::FailFlush { after, seed } => shared.with(|disk| disk.arm(Fault::Flush { after }, seed)),
+        Command::FailFlush { after, stays, seed } => shared.with(|disk| disk.arm(Fault::Flush { after, stays }, seed)),
         Command::Heal => shared.with(Disk::heal),
         Command::State => (answer.failures, answer.start_was_read) = shared.with(|disk| (disk.failures, disk.start_was_read)),
     }
