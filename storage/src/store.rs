@@ -19,10 +19,10 @@ use crate::index::dedup::DedupKey;
 use crate::index::{Backend, IndexBatch, offsets};
 use crate::io::{Io, Site};
 use crate::layout;
-use crate::log::Tip;
 use crate::log::commit::EntryKind;
 use crate::log::entry::Records;
 use crate::log::writer::{ALLOCATE_BYTES, LogWriter};
+use crate::log::{Tip, is_full};
 use crate::partition::{INDEX_STEP_BYTES, IndexEntry, Partition};
 use crate::pump::turns::Turns;
 use crate::pump::{Pump, PumpCounters, Queue};
@@ -367,6 +367,10 @@ impl Store {
             Ok(()) => flushing.done(),
             Err(error) => {
                 flushing.failed();
+                // A disk that fails a sync may have lost what others wrote and not yet synced, the next commit included.
+                if matches!(error, StorageError::Io { .. }) && !is_full(&error) {
+                    self.parts.log.poison(&error);
+                }
                 return Err(error);
             }
         }
