@@ -39,6 +39,7 @@ pub mod client;
 pub mod config;
 pub mod consumer;
 pub mod http;
+mod open_files;
 pub mod producer;
 pub mod server;
 pub mod telemetry;
