@@ -223,7 +223,9 @@ fn http_config(config: &Config) -> HttpConfig {
         tracing::info!(connections_max, "the limit of open files allows fewer connections than usual; more will wait");
     }
     let events_topic = config.events_topic.clone();
-    HttpConfig { stop_grace: DRAIN_GRACE, connections_max, events_topic, events_topic_settings, ..usual }
+    // As much again as may wait for the writer: what waits came out of these bodies.
+    let bodies_bytes_max = usize::try_from(config.queue_bytes_max).unwrap_or(usize::MAX);
+    HttpConfig { stop_grace: DRAIN_GRACE, connections_max, bodies_bytes_max, events_topic, events_topic_settings, ..usual }
 }
 
 /// The part of the configuration that is the broker's. Public for tools that open a directory as `serve` would.
