@@ -41,6 +41,7 @@ pub mod consumer;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
+mod open_files;
 pub mod producer;
 pub mod server;
 pub mod telemetry;

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::broker::{Broker, BrokerConfig, BrokerError, TopicSettings};
 use crate::config::{Config, Listen};
 use crate::http::{self, HttpConfig, HttpState};
+use crate::open_files;
 
 /// Requests in flight have this long to finish after the stop signal. The front end cuts off what is left then, and is
 /// itself cut off if it does not end soon after; the broker closes after that. Less than 5 s together.
@@ -216,7 +217,15 @@ where
 /// The part of the configuration that is the HTTP front end's.
 fn http_config(config: &Config) -> HttpConfig {
     let events_topic_settings = TopicSettings { partitions: config.events_partitions, ..TopicSettings::default() };
-    HttpConfig { stop_grace: DRAIN_GRACE, events_topic: config.events_topic.clone(), events_topic_settings, ..HttpConfig::default() }
+    let usual = HttpConfig::default();
+    let connections_max = open_files::connections_max(usual.connections_max);
+    if connections_max < usual.connections_max {
+        tracing::info!(connections_max, "the limit of open files allows fewer connections than usual; more will wait");
+    }
+    let events_topic = config.events_topic.clone();
+    // As much again as may wait for the writer: what waits came out of these bodies.
+    let bodies_bytes_max = usize::try_from(config.queue_bytes_max).unwrap_or(usize::MAX);
+    HttpConfig { stop_grace: DRAIN_GRACE, connections_max, bodies_bytes_max, events_topic, events_topic_settings, ..usual }
 }
 
 /// The part of the configuration that is the broker's. Public for tools that open a directory as `serve` would.

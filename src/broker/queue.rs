@@ -118,6 +118,8 @@ impl Broker {
         loop {
             let (fresh, back, closed) = (group.fresh(), group.bell.listen(), self.inner.closed.listen());
             self.inner.check_open()?;
+            // A lease that cannot get into the log would be forgotten with its attempt.
+            self.inner.store.check_writable()?;
             if group.is_deleted() {
                 return Err(BrokerError::GroupNotFound { topic: request.topic, group: request.group });
             }

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
+use super::budget::Budget;
 use super::config::HttpConfig;
 use super::error::{Code, Problem};
 
@@ -56,8 +57,8 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Reads the whole body within the limits of size and time. A body that announces too much is not read.
-pub async fn read(config: &HttpConfig, request: Request) -> Result<Bytes, Problem> {
+/// Reads the whole body within the limits of size, memory and time. A body that announces too much is not read.
+pub async fn read(config: &HttpConfig, budget: &Budget, request: Request) -> Result<Bytes, Problem> {
     let (parts, body) = request.into_parts();
     let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let waits_for_go_ahead = parts.headers.contains_key(header::EXPECT);
@@ -68,11 +69,22 @@ pub async fn read(config: &HttpConfig, request: Request) -> Result<Bytes, Proble
         }
         return Err(too_large(max));
     }
+    // The end of an empty body is known without a header that says so.
+    let largest = announced.map_or(if body.is_end_stream() { 0 } else { max }, |bytes| usize::try_from(bytes).unwrap_or(max));
+    let share = match budget.share(largest).await {
+        Ok(share) => share,
+        Err(refused) => {
+            if !waits_for_go_ahead {
+                drain(body).await;
+            }
+            return Err(refused);
+        }
+    };
     let Ok(result) = tokio::time::timeout(config.body_timeout, collect(body, max)).await else {
         let detail = format!("the body did not arrive within {} s; nothing was stored", config.body_timeout.as_secs());
         return Err(Problem::new(Code::BodyTimeout, detail));
     };
-    result
+    result.map(|bytes| share.keep(bytes))
 }
 
 async fn collect(mut body: Body, max: usize) -> Result<Bytes, Problem> {
@@ -140,16 +152,20 @@ mod tests {
         HttpConfig { body_bytes_max: max, body_timeout: Duration::from_millis(100), ..HttpConfig::default() }
     }
 
+    fn budget() -> Budget {
+        Budget::new(1 << 20, Duration::from_millis(10))
+    }
+
     #[tokio::test]
     async fn a_body_at_the_limit_passes_and_one_byte_more_does_not() {
-        assert_eq!(read(&config(4), Request::new(Body::from("1234"))).await.unwrap(), "1234");
-        assert_eq!(read(&config(4), Request::new(Body::from("12345"))).await.unwrap_err().code(), Code::BodyTooLarge);
+        assert_eq!(read(&config(4), &budget(), Request::new(Body::from("1234"))).await.unwrap(), "1234");
+        assert_eq!(read(&config(4), &budget(), Request::new(Body::from("12345"))).await.unwrap_err().code(), Code::BodyTooLarge);
     }
 
     #[tokio::test]
     async fn an_announced_length_above_the_limit_is_refused_unread() {
         let request = Request::builder().header("content-length", "10000000").header("expect", "100-continue");
-        let error = read(&config(1000), request.body(Body::from("tiny")).unwrap()).await.unwrap_err();
+        let error = read(&config(1000), &budget(), request.body(Body::from("tiny")).unwrap()).await.unwrap_err();
         assert_eq!(error.code(), Code::BodyTooLarge);
     }
 

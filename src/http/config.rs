@@ -11,6 +11,9 @@ pub struct HttpConfig {
     pub instance: String,
     /// Largest request body, bytes.
     pub body_bytes_max: usize,
+    /// Bytes that large bodies may have in memory together; more wait, and are refused as too much after a while.
+    pub bodies_bytes_max: usize,
+    pub bodies_wait: Duration,
     /// Largest request line and headers together, bytes.
     pub header_bytes_max: usize,
     /// Connections served at once; more wait to be accepted.
@@ -38,6 +41,8 @@ impl Default for HttpConfig {
         Self {
             instance: "onelog".to_owned(),
             body_bytes_max: 8 * 1024 * 1024,
+            bodies_bytes_max: 64 * 1024 * 1024,
+            bodies_wait: Duration::from_secs(5),
             header_bytes_max: 64 * 1024,
             connections_max: 16_384,
             header_timeout: Duration::from_secs(5),

@@ -150,7 +150,7 @@ impl Problem {
         self.0.field.as_deref()
     }
 
-    fn retry_after(mut self, ms: u64) -> Self {
+    pub fn retry_after(mut self, ms: u64) -> Self {
         self.0.retry_after_ms = Some(ms);
         self
     }

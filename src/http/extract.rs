@@ -53,7 +53,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let typed = body::require_json(request.headers());
-        let body = body::read(&app.config, request).await?;
+        let body = body::read(&app.config, &app.budget, request).await?;
         if body.is_empty() {
             return json::read("{}").map(Self);
         }

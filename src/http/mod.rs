@@ -5,6 +5,7 @@
 //! [`routes`]; how the broker's failures look is the one match in [`error`].
 
 mod body;
+mod budget;
 pub mod config;
 mod correlation;
 mod deadline;

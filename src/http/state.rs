@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::budget::Budget;
 use super::config::HttpConfig;
 use crate::broker::{Broker, Clock};
 use crate::telemetry::histogram::Histogram;
@@ -70,6 +71,7 @@ pub(super) struct AppInner {
     pub broker: Broker,
     pub config: Arc<HttpConfig>,
     pub metrics: Arc<HttpMetrics>,
+    pub budget: Budget,
     pub clock: Arc<dyn Clock>,
     /// Monotonic time when this listener started.
     pub started: Duration,
@@ -88,7 +90,8 @@ impl App {
     pub fn new(state: HttpState, phase: watch::Receiver<Phase>) -> Self {
         let clock = state.broker.clock();
         let started = clock.monotonic();
-        Self(Arc::new(AppInner { broker: state.broker, config: state.config, metrics: state.metrics, clock, started, phase }))
+        let budget = Budget::new(state.config.bodies_bytes_max, state.config.bodies_wait);
+        Self(Arc::new(AppInner { broker: state.broker, config: state.config, metrics: state.metrics, budget, clock, started, phase }))
     }
 
     pub fn stopping(&self) -> bool {

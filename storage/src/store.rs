@@ -214,6 +214,11 @@ impl Store {
         let _ = self.through.set(through);
     }
 
+    /// The error every write gets since the first one failed, if one did.
+    pub fn check_writable(&self) -> Result<()> {
+        self.parts.log.check_poison()
+    }
+
     /// Bytes that wait for the writer thread.
     pub fn queued_bytes(&self) -> u64 {
         self.queue.bytes()

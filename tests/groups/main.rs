@@ -4,6 +4,7 @@
 
 mod counts;
 mod dead_letters;
+mod failed_store;
 mod full_disk;
 mod leases;
 mod order;

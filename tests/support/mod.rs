@@ -18,12 +18,17 @@ pub struct Ended {
 /// The program, with none of the caller's own settings.
 pub fn onelog() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_onelog"));
+    without_settings(&mut command);
+    command
+}
+
+/// Keeps the caller's own settings from a tool that runs the program.
+pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ONELOG_") {
             command.env_remove(name);
         }
     }
-    command
 }
 
 pub fn data_file(name: &str) -> PathBuf {
@@ -121,6 +126,11 @@ impl Server {
     pub fn signal(&self, name: &str) {
         let kill = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]).status().unwrap();
         assert!(kill.success());
+    }
+
+    /// The same for a server that may be gone already.
+    pub fn try_signal(&self, name: &str) {
+        let _ = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]).stderr(Stdio::null()).status();
     }
 
     /// SIGTERM, and how it ended. What is left on stdout is what came after the ready line.

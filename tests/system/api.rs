@@ -101,8 +101,13 @@ impl Api {
 
     /// Every record of a partition, in order.
     pub fn partition(&mut self, topic: &str, partition: u64) -> Vec<Value> {
+        self.partition_from(topic, partition, 0)
+    }
+
+    /// Those from an offset on.
+    pub fn partition_from(&mut self, topic: &str, partition: u64, offset: i64) -> Vec<Value> {
         let mut records = Vec::new();
-        let mut next = 0;
+        let mut next = offset;
         loop {
             let path = format!("/v1/topics/{topic}/partitions/{partition}/records?offset={next}&max_records=10000&max_bytes=8000000");
             let page = self.get(&path);

@@ -27,11 +27,13 @@ fn a_full_disk_refuses_publishes_whole_and_serves_the_rest() {
     let mut api = Api::to(&server);
     api.create_topic("t", 1);
     api.create_group("t", "g", &json!({}));
+    api.create_topic("not-needed", 1);
 
     let mut acked = publish_until_refused(&mut api, 0);
     assert!(acked > 100, "{acked}");
     let rest = fill_up(disk.path());
     assert_serves_on(&mut api, acked, 5);
+    assert_eq!(api.send("DELETE", "/v1/topics/not-needed", b"").status, 204, "deletes work");
     server.kill();
     let check = run(&["check", data.to_str().unwrap()]);
     assert_eq!(check.code, 0, "{check:?}");
@@ -39,6 +41,7 @@ fn a_full_disk_refuses_publishes_whole_and_serves_the_rest() {
     // A start needs no more than what is left, and finds use for the last blocks of a step that was not finished.
     let server = Server::with(&data, SMALL);
     let mut api = Api::to(&server);
+    assert_eq!(api.refused("GET", "/v1/topics/not-needed", b""), (404, "topic_not_found".to_owned()), "a delete is durable");
     acked = publish_until_refused(&mut api, acked);
     assert_serves_on(&mut api, acked, 10);
     std::fs::remove_file(ballast).unwrap();

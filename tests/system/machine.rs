@@ -27,6 +27,9 @@ pub enum Need {
     Python,
     /// A tracer that may trace.
     Strace,
+    /// A library that moves the wall clock of a program.
+    #[allow(dead_code, reason = "not every test program moves clocks")]
+    Faketime,
     /// Root, `mkfs.ext4` and a loop device that can be mounted.
     LoopMount,
 }
@@ -36,6 +39,7 @@ impl Need {
         match self {
             Self::Python => "python3",
             Self::Strace => "strace",
+            Self::Faketime => "faketime",
             Self::LoopMount => "root and loop mounts",
         }
     }
@@ -44,9 +48,16 @@ impl Need {
         match self {
             Self::Python => runs("python3", &["--version"]),
             Self::Strace => runs("strace", &["-f", "-e", "trace=fdatasync", "true"]),
+            Self::Faketime => faketime().is_some(),
             Self::LoopMount => LoopDisk::new(2).is_some(),
         }
     }
+}
+
+/// Where Debian puts `libfaketime`.
+pub fn faketime() -> Option<std::path::PathBuf> {
+    let machines = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
+    machines.map(|machine| machine.path().join("faketime/libfaketimeMT.so.1")).find(|library| library.exists())
 }
 
 fn runs(program: &str, arguments: &[&str]) -> bool {

@@ -18,7 +18,7 @@ pub async fn handle(
     request: Request,
 ) -> Result<Response, Problem> {
     let typed = body::require_json(request.headers());
-    let body = body::read(&app.config, request).await?;
+    let body = body::read(&app.config, &app.budget, request).await?;
     let edited = if body.is_empty() {
         NewRecord::default()
     } else {

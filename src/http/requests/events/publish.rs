@@ -37,7 +37,7 @@ struct AcceptedMany<'a> {
 
 pub async fn handle(State(app): State<App>, Extension(correlation): Extension<Correlation>, request: Request) -> Result<Response, Problem> {
     body::require_json(request.headers())?;
-    let body = body::read(&app.config, request).await?;
+    let body = body::read(&app.config, &app.budget, request).await?;
     let (stored, single) = match store(&app, &correlation, &body).await {
         // The topic is made by the first event, and made again should someone delete it.
         Err(problem) if problem.code() == Code::TopicNotFound => {

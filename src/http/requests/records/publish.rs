@@ -33,7 +33,7 @@ pub async fn handle(
 ) -> Result<Response, Problem> {
     let query: PublishQuery = if request.uri().query().is_none() { PublishQuery::default() } else { query(request.uri())? };
     let content_type = body::content_type(request.headers())?;
-    let body = body::read(&app.config, request).await?;
+    let body = body::read(&app.config, &app.budget, request).await?;
     let decoded = match content_type {
         ContentType::NdJson if query.raw => {
             record_decode::raw_lines(&body, RawFields { key: query.key_field.as_deref(), id: query.id_field.as_deref() })?

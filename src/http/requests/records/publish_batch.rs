@@ -13,7 +13,7 @@ use crate::http::state::App;
 
 pub async fn handle(State(app): State<App>, Extension(correlation): Extension<Correlation>, request: Request) -> Result<Response, Problem> {
     let content_type = body::content_type(request.headers())?;
-    let body = body::read(&app.config, request).await?;
+    let body = body::read(&app.config, &app.budget, request).await?;
     let mut records = match content_type {
         ContentType::NdJson => record_decode::lines(&body, TopicField::Required)?,
         ContentType::Json => record_decode::document(&body, TopicField::Required)?,
