@@ -1,7 +1,7 @@
 //! Durable publishes in-process beside the machine's limit, in the same run: a bare group-commit loop with as many waiting
 //! tasks, and bare write + fdatasync for batches. Rounds alternate, medians are compared, ratios are what counts.
 //!
-//! `cargo bench --bench limits [-- --seconds 2 --rounds 3 --dir DIR --only 1024|batches]`
+//! `cargo bench --bench limits [-- --seconds 0.5 --rounds 7 --dir DIR --only 1024|batches]`
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 const VALUE_BYTES: usize = 256;
 const FILE_BYTES: u64 = 256 * 1024 * 1024;
+/// What a run of the default length writes at most.
+const AHEAD_BYTES: u64 = 384 * 1024 * 1024;
 
 struct Arguments {
     seconds: f64,
@@ -26,7 +28,7 @@ struct Arguments {
 }
 
 fn arguments() -> Arguments {
-    let mut parsed = Arguments { seconds: 2.0, rounds: 3, dir: std::env::temp_dir(), only: None };
+    let mut parsed = Arguments { seconds: 0.5, rounds: 7, dir: std::env::temp_dir(), only: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
@@ -181,22 +183,15 @@ where
     done.load(Relaxed) as f64 / begun.elapsed().as_secs_f64()
 }
 
-/// A broker in its steady state: as the bare loop's file is written round and round, so its log is, by a topic that keeps the
-/// last [`FILE_BYTES`] / 2. What retention costs is part of what is measured.
+/// A broker whose log, as the bare loop's file, has blocks that were written before: in its steady state it takes its segments
+/// from those that retention gave back.
 async fn broker(dir: &Path) -> Broker {
-    let config = BrokerConfig { ahead_bytes: FILE_BYTES, ..BrokerConfig::default() };
+    let config = BrokerConfig { ahead_bytes: AHEAD_BYTES, ..BrokerConfig::default() };
     let broker = Broker::open_with(dir, config).await.expect("broker");
-    let settings = TopicSettings { retention_bytes: Some(FILE_BYTES / 2), ..TopicSettings::default() };
-    broker.create_topic("bench", settings).await.expect("topic");
-    while broker.storage_stats().ahead_bytes < FILE_BYTES {
+    broker.create_topic("bench", TopicSettings::default()).await.expect("topic");
+    while broker.storage_stats().ahead_bytes < AHEAD_BYTES {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let retaining = broker.clone();
-    tokio::spawn(async move {
-        while retaining.apply_retention().await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
     broker
 }
 

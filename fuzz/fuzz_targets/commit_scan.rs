@@ -11,7 +11,7 @@ use onelog_storage::check::check_dir;
 use onelog_storage::io::sim::SimDisk;
 use onelog_storage::io::{Io, OpenMode, Site};
 use onelog_storage::log::commit::{Commit, CommitBuilder, EntryKind, Header};
-use onelog_storage::log::entry::{Keys, PartitionNumbers, Records};
+use onelog_storage::log::entry::{Keys, PartitionTold, Records};
 use onelog_storage::types::{Epoch, Position, TimestampMs};
 use onelog_storage::{Store, StoreConfig, Threads};
 
@@ -40,6 +40,7 @@ fn framed(bytes: &[u8], position: Position) -> Commit {
         timestamp: TimestampMs(1),
         epoch: Epoch(1),
         previous_crc: 0,
+        ahead_sectors: 0,
     })
 }
 
@@ -48,7 +49,7 @@ fn walk(commit: &Commit) {
         let Ok(entry) = entry else { return };
         let _ = Records::decode(&entry.payload);
         let _ = Keys::decode(&entry.payload);
-        let _ = PartitionNumbers::decode_entry(&entry.payload);
+        let _ = PartitionTold::decode_entry(&entry.payload);
     }
 }
 

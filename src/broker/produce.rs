@@ -109,9 +109,7 @@ impl Inner {
     pub(super) fn prepare(&self, targets: &Targets, expected: Option<Offset>) -> Result<(Submission, Places)> {
         let now = self.clock.wall();
         let mut submission = Submission { durability: Durability::Lazy, ..Submission::default() };
-        let count = count_of(targets);
-        submission.records.reserve(count);
-        let mut places = Places::with_capacity(count);
+        let mut places = Places::with_capacity(count_of(targets));
         for Run { topic, records } in targets {
             let view = topic.view();
             let settings = &view.settings;
@@ -124,6 +122,7 @@ impl Inner {
                 batch_by_partition(topic, &view, records, now, &mut submission, &mut places)?;
                 continue;
             }
+            submission.records.reserve(records.len());
             for record in records {
                 let (number, partition) = topic.place(&view, record.partition, record.key.as_deref())?;
                 let key = match &record.idempotency_key {
@@ -185,8 +184,15 @@ fn number_of(topic: &Topic, partition: PartitionId) -> Option<u32> {
 
 /// Names where each record went, in the order of the request.
 pub(super) fn name(receipt: &Receipt, targets: &Targets, places: &Places, durability: Durability) -> Vec<Produced> {
-    let mut single = receipt.appended.iter();
     let mut produced = Vec::with_capacity(places.len());
+    if let ([Run { topic, .. }], [base]) = (&targets[..], &receipt.batches[..]) {
+        // All of it is one batch, in its order.
+        for (place, offset) in places.iter().zip(base.0..) {
+            produced.push(Produced { topic: Arc::clone(&topic.name), partition: place.number, offset, duplicate: false, durability });
+        }
+        return produced;
+    }
+    let mut single = receipt.appended.iter();
     let mut places = places.iter();
     for Run { topic, records } in targets {
         for place in places.by_ref().take(records.len()) {

@@ -48,8 +48,8 @@ impl Stop {
 
 /// Runs until stopped or the log is poisoned.
 pub fn run(log: &Arc<Log>, stop: &Stop) {
-    let ahead_bytes_min = log.segments.ahead_bytes.max(ALLOCATE_BYTES);
-    let mut ahead = ahead_bytes_min;
+    let ahead_idle = log.segments.ahead_bytes.max(ALLOCATE_BYTES);
+    let mut pace = ALLOCATE_BYTES;
     let mut last_tail = log.visible();
     let mut quiet = 0;
     while !stop.wait(if quiet > QUIET_LOOKS { LOOK_QUIET } else { LOOK }) && log.check_poison().is_ok() {
@@ -58,12 +58,16 @@ pub fn run(log: &Arc<Log>, stop: &Stop) {
         last_tail = tail;
         quiet = if moved == 0 { quiet + 1 } else { 0 };
         if quiet > QUIET_LOOKS {
-            ahead = ahead_bytes_min;
+            pace = ALLOCATE_BYTES;
         }
-        ahead = ahead.max(moved.saturating_mul(LOOKS_AHEAD)).min(AHEAD_BYTES_MAX.max(ahead_bytes_min));
-        // A full disk is tried again without anybody publishing: some ask whether there is room before they do.
-        if moved > 0 || ahead_bytes_min > ALLOCATE_BYTES || log.disk_full.load(Ordering::Relaxed) {
-            fill(log, ahead);
+        pace = pace.max(moved.saturating_mul(LOOKS_AHEAD)).min(AHEAD_BYTES_MAX);
+        if moved > 0 {
+            // What was made in advance is used up first: the disk has enough to do now.
+            fill(log, pace);
+        } else if ahead_idle > ALLOCATE_BYTES || log.disk_full.load(Ordering::Relaxed) {
+            // A full disk is tried again without anybody publishing: some ask whether there is room before they do.
+            let there = log.segments.allocated_end().since(log.visible());
+            fill(log, ahead_idle.max(pace).min(there + AHEAD_BYTES_MAX));
         }
     }
 }
