@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use crate::broker::{CommittedOffset, SeekTo};
+use crate::broker::{CommittedOffset, Ordering, SeekTo};
 use crate::client::views::{GroupList, GroupView, OffsetList, StreamGroupList, TopicView};
 use crate::client::{Client, Path};
 
@@ -260,10 +260,14 @@ async fn show(client: &Client, path: Path, format: Format) -> anyhow::Result<()>
         counts.skipped
     ))?;
     output::line(&format!(
-        "  visibility {}  max_deliveries {}  ordering {:?}  in_flight_max {}\n  retry {} x{} up to {} (jitter {})  dead letters to {}",
+        "  visibility {}  max_deliveries {}  ordering {}  in_flight_max {}\n  retry {} x{} up to {} (jitter {})  dead letters to {}",
         values::show_duration(settings.visibility_ms),
         settings.max_deliveries,
-        settings.ordering,
+        match settings.ordering {
+            Ordering::None => "none",
+            Ordering::Key => "key",
+            Ordering::Partition => "partition",
+        },
         settings.in_flight_max,
         values::show_duration(retry.initial_ms),
         retry.multiplier,

@@ -121,6 +121,13 @@ impl Problem {
         problem
     }
 
+    /// Names the field that is meant.
+    #[must_use]
+    pub fn about(mut self, field: &str) -> Self {
+        self.0.field = Some(field.to_owned());
+        self
+    }
+
     /// Says which record of the request is meant, counted from 0.
     #[must_use]
     pub fn at_record(mut self, index: usize) -> Self {

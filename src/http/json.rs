@@ -34,7 +34,18 @@ pub fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Problem> {
 /// As [`read`], for a value made of `what` already parsed.
 pub fn problem(error: &serde_json::Error) -> Problem {
     let code = if error.is_data() { Code::InvalidBody } else { Code::MalformedJson };
-    Problem::new(code, error.to_string())
+    let detail = error.to_string();
+    let problem = Problem::new(code, detail.as_str());
+    match field_of(&detail) {
+        Some(field) => problem.about(field),
+        None => problem,
+    }
+}
+
+/// The field a complaint of serde is about. It tells its name in words only.
+fn field_of(detail: &str) -> Option<&str> {
+    let after = ["unknown field `", "missing field `", "duplicate field `"].iter().find_map(|words| detail.strip_prefix(words))?;
+    after.split_once('`').map(|(field, _)| field)
 }
 
 fn too_deep(body: &[u8]) -> bool {
@@ -175,6 +186,15 @@ mod tests {
         assert_eq!(read::<Vec<u32>>("[1").unwrap_err().code(), Code::MalformedJson);
         assert_eq!(read::<u32>("\"x\"").unwrap_err().code(), Code::InvalidBody);
         assert_eq!(text(b"\xff").unwrap_err().code(), Code::MalformedJson);
+        #[derive(serde::Deserialize, Debug)]
+        #[serde(deny_unknown_fields)]
+        struct Named {
+            #[serde(rename = "name")]
+            _name: String,
+        }
+        assert_eq!(read::<Named>(r#"{"nmae":"x"}"#).unwrap_err().field_name(), Some("nmae"));
+        assert_eq!(read::<Named>("{}").unwrap_err().field_name(), Some("name"));
+        assert_eq!(read::<Named>(r#"{"name":1}"#).unwrap_err().field_name(), None);
     }
 
     #[test]

@@ -62,8 +62,8 @@ fn what_is_wrong_is_named() {
         (r#"{"value":1,"headers":7}"#, Code::InvalidBody, Some("headers")),
         (r#"{"value":1,"id":5}"#, Code::InvalidBody, Some("id")),
         (r#"{"value":1,"topic":"t"}"#, Code::InvalidBody, Some("topic")),
-        (r#"{"value":1,"valeu":2}"#, Code::InvalidBody, None),
-        (r#"{"value":1,"value":2}"#, Code::InvalidBody, None),
+        (r#"{"value":1,"valeu":2}"#, Code::InvalidBody, Some("valeu")),
+        (r#"{"value":1,"value":2}"#, Code::InvalidBody, Some("value")),
     ] {
         let problem = one(body).unwrap_err();
         assert_eq!((problem.code(), problem.field_name()), (code, field), "{body}: {}", problem.detail());

@@ -110,7 +110,8 @@ pub async fn run(args: Produce) -> anyhow::Result<ExitCode> {
     if let Err(error) = published {
         return Err(error.context(format!("stopped after {} acknowledged records", progress.records)));
     }
-    eprintln!("published {} records ({} duplicates)", progress.records, progress.duplicates);
+    let word = if progress.records == 1 { "record" } else { "records" };
+    eprintln!("published {} {word} ({} duplicates)", progress.records, progress.duplicates);
     Ok(ExitCode::SUCCESS)
 }
 
