@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 
-use super::budget::Budget;
+use super::budget::{Budget, Share};
 use super::config::HttpConfig;
 use super::error::{Code, Problem};
 
@@ -69,9 +69,9 @@ pub async fn read(config: &HttpConfig, budget: &Budget, request: Request) -> Res
         }
         return Err(too_large(max));
     }
-    // The end of an empty body is known without a header that says so.
-    let largest = announced.map_or(if body.is_end_stream() { 0 } else { max }, |bytes| usize::try_from(bytes).unwrap_or(max));
-    let share = match budget.share(largest).await {
+    // A body that does not say how long it will be takes its share as it grows.
+    let length = announced.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(max));
+    let mut share = match budget.share(length).await {
         Ok(share) => share,
         Err(refused) => {
             if !waits_for_go_ahead {
@@ -80,14 +80,14 @@ pub async fn read(config: &HttpConfig, budget: &Budget, request: Request) -> Res
             return Err(refused);
         }
     };
-    let Ok(result) = tokio::time::timeout(config.body_timeout, collect(body, max)).await else {
+    let Ok(result) = tokio::time::timeout(config.body_timeout, collect(body, max, budget, &mut share)).await else {
         let detail = format!("the body did not arrive within {} s; nothing was stored", config.body_timeout.as_secs());
         return Err(Problem::new(Code::BodyTimeout, detail));
     };
     result.map(|bytes| share.keep(bytes))
 }
 
-async fn collect(mut body: Body, max: usize) -> Result<Bytes, Problem> {
+async fn collect(mut body: Body, max: usize, budget: &Budget, share: &mut Share) -> Result<Bytes, Problem> {
     let Some(first) = next(&mut body).await? else { return Ok(Bytes::new()) };
     if first.len() > max {
         drain(body).await;
@@ -103,6 +103,13 @@ async fn collect(mut body: Body, max: usize) -> Result<Bytes, Problem> {
         if whole.len() + piece.len() > max {
             drain(body).await;
             return Err(too_large(max));
+        }
+        if whole.len() + piece.len() > whole.capacity() {
+            let grown = (whole.capacity() * 2).max(whole.len() + piece.len()).min(max);
+            if let Err(refused) = budget.grow(share, grown).await {
+                drain(body).await;
+                return Err(refused);
+            }
         }
         whole.extend_from_slice(&piece);
     }

@@ -41,16 +41,30 @@ impl Budget {
 
     /// Room for a body of `bytes`, as soon as there is some. One body always fits, alone if it must be.
     pub async fn share(&self, bytes: usize) -> Result<Share, Problem> {
-        if bytes <= FREE_BYTES {
-            return Ok(Share(None));
+        let mut share = Share(None);
+        self.grow(&mut share, bytes).await?;
+        Ok(share)
+    }
+
+    /// Makes `share` large enough for a body of `bytes`: for one that did not say how long it would be.
+    pub async fn grow(&self, share: &mut Share, bytes: usize) -> Result<(), Problem> {
+        let wanted = if bytes <= FREE_BYTES { 0 } else { (bytes * COPIES).div_ceil(UNIT_BYTES).min(self.total) };
+        let held = share.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX);
+        if missing == 0 {
+            return Ok(());
         }
-        let units = u32::try_from((bytes * COPIES).div_ceil(UNIT_BYTES).min(self.total)).unwrap_or(u32::MAX);
-        match tokio::time::timeout(self.wait, Arc::clone(&self.units).acquire_many_owned(units)).await {
-            Ok(Ok(permit)) => Ok(Share(Some(permit))),
+        match tokio::time::timeout(self.wait, Arc::clone(&self.units).acquire_many_owned(missing)).await {
+            Ok(Ok(more)) => match &mut share.0 {
+                Some(permit) => permit.merge(more),
+                none => *none = Some(more),
+            },
             _ => {
-                Err(Problem::new(Code::Overloaded, "too many large bodies are being read; nothing was stored").retry_after(RETRY_AFTER_MS))
+                let detail = "too many large bodies are being read; nothing was stored";
+                return Err(Problem::new(Code::Overloaded, detail).retry_after(RETRY_AFTER_MS));
             }
         }
+        Ok(())
     }
 }
 
@@ -90,5 +104,20 @@ mod tests {
         assert_eq!(slice, Bytes::from_static(&[7]));
         drop(slice);
         assert!(budget.share(usize::MAX / 4).await.is_ok(), "the largest passes alone");
+    }
+
+    #[tokio::test]
+    async fn a_share_grows_by_what_it_lacks() {
+        let budget = Budget::new(1 << 20, Duration::from_millis(10));
+        let mut growing = budget.share(FREE_BYTES).await.unwrap();
+        let other = budget.share(256 << 10).await.unwrap();
+        budget.grow(&mut growing, 128 << 10).await.unwrap();
+        budget.grow(&mut growing, 256 << 10).await.unwrap();
+        assert_eq!(budget.grow(&mut growing, 257 << 10).await.unwrap_err().code(), Code::Overloaded, "the other half is taken");
+        drop(other);
+        budget.grow(&mut growing, 512 << 10).await.unwrap();
+        assert!(budget.share(100 << 10).await.is_err(), "all of it is taken");
+        drop(growing);
+        assert!(budget.share(512 << 10).await.is_ok());
     }
 }
