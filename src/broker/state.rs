@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use event_listener::Event;
 use onelog_storage::types::Offset;
-use onelog_storage::{StateChange, Store, StoreConfig, codec};
+use onelog_storage::{StateChange, Store, StoreConfig, Threads, codec};
 use parking_lot::{Mutex, RwLock};
 
 use super::dead_letter::Resolution;
@@ -44,6 +44,8 @@ pub(super) fn open(dir: &Path, config: &BrokerConfig, temporary: Option<tempfile
         cache_bytes: config.cache_bytes,
         index_cache_bytes: config.index_cache_bytes,
         holder: format!("onelog (process {})", std::process::id()),
+        threads: if config.without_threads.is_some() { Threads::None } else { Threads::Own },
+        new_id: config.without_threads,
         ..StoreConfig::default()
     };
     let mut opening = Store::open(Arc::clone(&config.io), Arc::clone(&config.clock), dir, store_config)?;

@@ -346,9 +346,13 @@ impl Store {
         Ok(())
     }
 
-    /// Submits and waits.
-    fn settle(&self, submission: Submission) -> Result<Receipt> {
-        let ticket = self.submit(submission);
+    /// Submits and waits. Blocks.
+    pub fn settle(&self, submission: Submission) -> Result<Receipt> {
+        self.wait(self.submit(submission))
+    }
+
+    /// Waits for an answer; a store without threads works meanwhile. Blocks.
+    pub fn wait(&self, ticket: Ticket) -> Result<Receipt> {
         while self.turn() {}
         ticket.wait()
     }
