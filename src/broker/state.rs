@@ -20,7 +20,7 @@ use super::timer::Timer;
 use super::topic::Topic;
 use super::{BrokerConfig, Counters, Inner, TopicsById, groups_of};
 
-/// Lease tokens begin at the wall clock's milliseconds times this: greater than those of any earlier run, also one that
+/// Lease tokens begin at the milliseconds of the opening times this: greater than those of any earlier run, also one that
 /// went on from a copy of the directory.
 const TOKENS_PER_MS: u64 = 1 << 20;
 
@@ -173,7 +173,7 @@ impl Fold {
         config: &BrokerConfig,
         temporary: Option<tempfile::TempDir>,
     ) -> Inner {
-        let token = self.next_token(config);
+        let token = self.next_token(&store);
         let mut by_id = TopicsById::new();
         for stored in self.topics.values() {
             let partitions = stored.partitions.iter().map(|id| store.partition(*id)).collect();
@@ -214,10 +214,13 @@ impl Fold {
         }
     }
 
-    fn next_token(&self, config: &BrokerConfig) -> u64 {
+    /// Nobody waits for a grant, so the log may have lost some: going on right behind those it knows is not enough. The time of
+    /// opening moves on also when the clock does not. Where tokens have run ahead of it, the number of the opening keeps two
+    /// openings apart.
+    fn next_token(&self, store: &Store) -> u64 {
         let used = self.queues.values().map(|state| state.queue.last_token().0).max().unwrap_or(0);
-        let by_time = u64::try_from(config.clock.wall().0).unwrap_or(0).saturating_mul(TOKENS_PER_MS);
-        by_time.max(used + 1)
+        let by_time = u64::try_from(store.opened().0).unwrap_or(0).saturating_mul(TOKENS_PER_MS);
+        if used < by_time { by_time } else { used.saturating_add(u64::from(store.epoch().0).saturating_mul(TOKENS_PER_MS)) }
     }
 
     fn place_queues(&mut self, by_id: &TopicsById) {

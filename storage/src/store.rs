@@ -124,6 +124,7 @@ pub struct Store {
     checkpointed: AtomicU64,
     checkpoints: AtomicU64,
     epoch: Epoch,
+    opened: TimestampMs,
     created_ms: i64,
 }
 
@@ -145,7 +146,13 @@ impl Store {
         Opening::start(io, clock, dir, config)
     }
 
-    pub(crate) fn start(parts: Parts, writer: LogWriter, epoch: Epoch, created_ms: i64, threads: Threads) -> Result<Self> {
+    pub(crate) fn start(
+        parts: Parts,
+        writer: LogWriter,
+        (epoch, opened): (Epoch, TimestampMs),
+        created_ms: i64,
+        threads: Threads,
+    ) -> Result<Self> {
         let queue = Arc::new(Queue::default());
         let counters = Arc::new(PumpCounters::default());
         let stop = Arc::new(zerofill::Stop::default());
@@ -178,6 +185,7 @@ impl Store {
             checkpointed,
             checkpoints: AtomicU64::new(0),
             epoch,
+            opened,
             created_ms,
         })
     }
@@ -321,7 +329,7 @@ impl Store {
             store_id: self.parts.store_id,
             tip: start.0,
             log_start: Position(self.parts.log.start.load(Relaxed)),
-            last_timestamp: now,
+            last_timestamp: now.max(TimestampMs(self.parts.log.last_stamp.load(Relaxed))),
         };
         let taken = meta.put(&mut batch);
         CheckpointTaken { start, batch, flushing, taken }
@@ -475,6 +483,11 @@ impl Store {
 
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// When this opening was written down: later than any commit before it, whatever the wall clock did.
+    pub fn opened(&self) -> TimestampMs {
+        self.opened
     }
 
     /// Writes what waits, then ends the threads. Later submissions get [`StorageError::Closed`].
