@@ -283,14 +283,12 @@ impl Broker {
         self.inner.timer.sleep_until(at).await;
     }
 
-    /// Puts the deadlines found by recovery before the timer.
+    /// Has the timer look at each group found by recovery: at what is over already, then at the deadlines to come.
     fn note_deadlines(&self) {
         let now = self.inner.timer.now();
         for topic in self.inner.topics.read().values() {
             for group in topic.groups.read().values() {
-                if let Some(at) = group.next_deadline(now) {
-                    self.inner.timer.note(at, group);
-                }
+                self.inner.timer.note(now, group);
             }
         }
     }

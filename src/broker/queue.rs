@@ -59,6 +59,8 @@ impl Broker {
         let stored = StoredGroup { settings: settings.clone(), ..group.stored() };
         self.inner.write_events([BrokerEvent::GroupSet(stored)]).await?;
         group.set_settings(settings);
+        // With fewer deliveries allowed, what waits to be delivered again may have had its last.
+        self.inner.timer.note(self.inner.timer.now(), &group);
         self.inner.mark(StateKey::Group(group.id));
         group.bell.notify(usize::MAX);
         self.inner.describe(&topic, &group)
