@@ -80,8 +80,8 @@ impl Fold {
     fn load(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         let bad = |error: onelog_storage::error::StorageError| BrokerError::Damaged { what: format!("checkpoint: {error}") };
         match StateKey::decode(key) {
-            Some(StateKey::Ids) => self.ids = codec::decode(value).map_err(bad)?,
-            Some(StateKey::Topic(id)) => drop(self.topics.insert(id, codec::decode(value).map_err(bad)?)),
+            Some(StateKey::Ids) => self.raise_ids(codec::decode(value).map_err(bad)?),
+            Some(StateKey::Topic(_)) => self.insert_topic(codec::decode(value).map_err(bad)?),
             Some(StateKey::Group(id)) => drop(self.groups.insert(id, codec::decode(value).map_err(bad)?)),
             Some(StateKey::Queue(..)) => self.restore(&codec::decode(value).map_err(bad)?),
             Some(StateKey::StreamGroup(name)) => {
@@ -96,14 +96,26 @@ impl Fold {
         Ok(())
     }
 
+    fn raise_ids(&mut self, ids: NextIds) {
+        self.ids.topic = self.ids.topic.max(ids.topic);
+        self.ids.partition = self.ids.partition.max(ids.partition);
+        self.ids.group = self.ids.group.max(ids.group);
+    }
+
+    /// Its numbers are taken, whatever else is known of numbers: two topics with one partition would be the end of both.
+    fn insert_topic(&mut self, topic: StoredTopic) {
+        self.ids.topic = self.ids.topic.max(topic.id);
+        let newest = topic.partitions.iter().map(|partition| partition.0).max().unwrap_or(0);
+        self.ids.partition = self.ids.partition.max(newest);
+        self.topics.insert(topic.id, topic);
+    }
+
     fn apply(&mut self, event: BrokerEvent) {
         match event {
             BrokerEvent::TopicSet(topic) => {
-                self.changed.push(StateKey::Topic(topic.id));
-                self.ids.topic = self.ids.topic.max(topic.id);
-                let newest = topic.partitions.iter().map(|partition| partition.0).max().unwrap_or(0);
-                self.ids.partition = self.ids.partition.max(newest);
-                self.topics.insert(topic.id, topic);
+                // The numbers too: those of partitions that were added stand in no other event.
+                self.changed.extend([StateKey::Topic(topic.id), StateKey::Ids]);
+                self.insert_topic(topic);
             }
             BrokerEvent::TopicDeleted(id) => {
                 self.changed.push(StateKey::Topic(id));
@@ -139,9 +151,7 @@ impl Fold {
             }
             BrokerEvent::Ids(ids) => {
                 self.changed.push(StateKey::Ids);
-                self.ids.topic = self.ids.topic.max(ids.topic);
-                self.ids.partition = self.ids.partition.max(ids.partition);
-                self.ids.group = self.ids.group.max(ids.group);
+                self.raise_ids(ids);
             }
         }
     }
