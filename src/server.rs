@@ -241,6 +241,7 @@ pub fn broker_config(config: &Config) -> BrokerConfig {
         queue_bytes_max: memory(config.queue_bytes_max),
         clock: Arc::new(SystemClock::default()),
         io: Arc::new(Disk),
+        ..BrokerConfig::default()
     }
 }
 

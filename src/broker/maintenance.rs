@@ -27,9 +27,12 @@ const SWEEP_RECORDS: usize = 200;
 /// After dead-lettering failed, for one because the disk is full.
 const SWEEP_AGAIN: Duration = Duration::from_secs(1);
 
-pub(super) fn spawn(inner: &Arc<Inner>) {
+/// Without threads of the store nothing runs by the machine's clock: checkpoints and retention are the caller's.
+pub(super) fn spawn(inner: &Arc<Inner>, has_threads: bool) {
     tokio::spawn(watch_deadlines(Arc::clone(&inner.timer), Arc::downgrade(inner)));
-    tokio::spawn(watch_log(Arc::downgrade(inner)));
+    if has_threads {
+        tokio::spawn(watch_log(Arc::downgrade(inner)));
+    }
     answer_inside_runtime(inner);
 }
 
@@ -185,7 +188,7 @@ impl Inner {
             }
         }
         if !trims.is_empty() {
-            self.store.submit(Submission { trims, urgent: true, ..Submission::default() }).wait()?;
+            self.store.settle(Submission { trims, urgent: true, ..Submission::default() })?;
         }
         self.give_back_log(&topics, wall)
     }
@@ -200,7 +203,7 @@ impl Inner {
         let retold = self.store.told_below(end);
         tickets.push(self.store.submit(Submission { retold, urgent: true, ..Submission::default() }));
         for ticket in tickets {
-            ticket.wait()?;
+            self.store.wait(ticket)?;
         }
         self.checkpoint()?;
         self.store.drop_below(end)?;

@@ -62,6 +62,10 @@ pub struct BrokerConfig {
     pub queue_bytes_max: usize,
     pub clock: Arc<dyn Clock>,
     pub io: Arc<dyn Io>,
+    /// The id of a store that is to have no threads: whoever opened it lets it work by [`Broker::turn`], and asks for checkpoints
+    /// and retention. For tests that must run the same way twice.
+    #[doc(hidden)]
+    pub without_threads: Option<[u8; 16]>,
 }
 
 impl Default for BrokerConfig {
@@ -76,6 +80,7 @@ impl Default for BrokerConfig {
             queue_bytes_max: 32 * 1024 * 1024,
             clock: Arc::new(SystemClock::default()),
             io: Arc::new(Disk),
+            without_threads: None,
         }
     }
 }
@@ -174,11 +179,12 @@ impl Broker {
 
     async fn start(dir: &Path, config: BrokerConfig, temporary: Option<tempfile::TempDir>) -> Result<Self> {
         let dir = dir.to_owned();
+        let has_threads = config.without_threads.is_none();
         let opened = tokio::task::spawn_blocking(move || state::open(&dir, &config, temporary)).await;
         let inner = opened.map_err(|error| BrokerError::StorageFailed { reason: format!("opening failed: {error}") })??;
         let broker = Self { inner: Arc::new(inner) };
         broker.note_deadlines();
-        maintenance::spawn(&broker.inner);
+        maintenance::spawn(&broker.inner, has_threads);
         Ok(broker)
     }
 
@@ -208,6 +214,13 @@ impl Broker {
     /// Drops the broker if this is its last clone: afterwards the directory is free. Gives it back otherwise.
     pub(crate) fn drop_last(self) -> Result<(), Self> {
         Arc::try_unwrap(self.inner).map(drop).map_err(|inner| Self { inner })
+    }
+
+    /// One commit of what waits, in a broker without threads. False when nothing waited.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn turn(&self) -> bool {
+        self.inner.store.turn()
     }
 
     /// What opening found.
@@ -273,14 +286,12 @@ impl Broker {
         self.inner.timer.sleep_until(at).await;
     }
 
-    /// Puts the deadlines found by recovery before the timer.
+    /// Has the timer look at each group found by recovery: at what is over already, then at the deadlines to come.
     fn note_deadlines(&self) {
         let now = self.inner.timer.now();
         for topic in self.inner.topics.read().values() {
             for group in topic.groups.read().values() {
-                if let Some(at) = group.next_deadline(now) {
-                    self.inner.timer.note(at, group);
-                }
+                self.inner.timer.note(now, group);
             }
         }
     }

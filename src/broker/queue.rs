@@ -59,6 +59,8 @@ impl Broker {
         let stored = StoredGroup { settings: settings.clone(), ..group.stored() };
         self.inner.write_events([BrokerEvent::GroupSet(stored)]).await?;
         group.set_settings(settings);
+        // With fewer deliveries allowed, what waits to be delivered again may have had its last.
+        self.inner.timer.note(self.inner.timer.now(), &group);
         self.inner.mark(StateKey::Group(group.id));
         group.bell.notify(usize::MAX);
         self.inner.describe(&topic, &group)
@@ -712,13 +714,18 @@ pub(super) struct Buried {
 /// Which of the failures at `indexes` end in dead letters: place in `indexes`, and offset.
 fn doomed_by(partition: &GroupPartition, settings: &lease::LeaseSettings, failures: &[Failure], indexes: &[usize]) -> Vec<(usize, Offset)> {
     let state = partition.state.lock();
-    let dies = |failure: &Failure, offset: Offset| {
-        let attempts = state.queue.get(offset).map_or(0, |record| record.attempts);
-        failure.permanent || (settings.max_deliveries != 0 && attempts >= settings.max_deliveries)
+    let dies = |failure: &Failure, lease: LeaseId| {
+        // A stale lease changes nothing, so nothing is to be prepared for it either.
+        let held = state
+            .queue
+            .get(Offset(lease.offset))
+            .filter(|record| matches!(record.status, lease::Status::Leased { token, .. } if token == LeaseToken(lease.token)));
+        held.is_some_and(|record| failure.permanent || (settings.max_deliveries != 0 && record.attempts >= settings.max_deliveries))
     };
     let doomed = indexes.iter().enumerate().filter_map(|(at, index)| {
-        let offset = Offset(failures[*index].lease?.offset);
-        dies(&failures[*index], offset).then_some((at, offset))
+        let failure = &failures[*index];
+        let lease = failure.lease?;
+        dies(failure, lease).then_some((at, Offset(lease.offset)))
     });
     doomed.collect()
 }

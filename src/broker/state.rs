@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use event_listener::Event;
 use onelog_storage::types::Offset;
-use onelog_storage::{StateChange, Store, StoreConfig, codec};
+use onelog_storage::{StateChange, Store, StoreConfig, Threads, codec};
 use parking_lot::{Mutex, RwLock};
 
 use super::dead_letter::Resolution;
@@ -20,7 +20,7 @@ use super::timer::Timer;
 use super::topic::Topic;
 use super::{BrokerConfig, Counters, Inner, TopicsById, groups_of};
 
-/// Lease tokens begin at the wall clock's milliseconds times this: greater than those of any earlier run, also one that
+/// Lease tokens begin at the milliseconds of the opening times this: greater than those of any earlier run, also one that
 /// went on from a copy of the directory.
 const TOKENS_PER_MS: u64 = 1 << 20;
 
@@ -44,6 +44,8 @@ pub(super) fn open(dir: &Path, config: &BrokerConfig, temporary: Option<tempfile
         cache_bytes: config.cache_bytes,
         index_cache_bytes: config.index_cache_bytes,
         holder: format!("onelog (process {})", std::process::id()),
+        threads: if config.without_threads.is_some() { Threads::None } else { Threads::Own },
+        new_id: config.without_threads,
         ..StoreConfig::default()
     };
     let mut opening = Store::open(Arc::clone(&config.io), Arc::clone(&config.clock), dir, store_config)?;
@@ -78,8 +80,8 @@ impl Fold {
     fn load(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         let bad = |error: onelog_storage::error::StorageError| BrokerError::Damaged { what: format!("checkpoint: {error}") };
         match StateKey::decode(key) {
-            Some(StateKey::Ids) => self.ids = codec::decode(value).map_err(bad)?,
-            Some(StateKey::Topic(id)) => drop(self.topics.insert(id, codec::decode(value).map_err(bad)?)),
+            Some(StateKey::Ids) => self.raise_ids(codec::decode(value).map_err(bad)?),
+            Some(StateKey::Topic(_)) => self.insert_topic(codec::decode(value).map_err(bad)?),
             Some(StateKey::Group(id)) => drop(self.groups.insert(id, codec::decode(value).map_err(bad)?)),
             Some(StateKey::Queue(..)) => self.restore(&codec::decode(value).map_err(bad)?),
             Some(StateKey::StreamGroup(name)) => {
@@ -94,14 +96,26 @@ impl Fold {
         Ok(())
     }
 
+    fn raise_ids(&mut self, ids: NextIds) {
+        self.ids.topic = self.ids.topic.max(ids.topic);
+        self.ids.partition = self.ids.partition.max(ids.partition);
+        self.ids.group = self.ids.group.max(ids.group);
+    }
+
+    /// Its numbers are taken, whatever else is known of numbers: two topics with one partition would be the end of both.
+    fn insert_topic(&mut self, topic: StoredTopic) {
+        self.ids.topic = self.ids.topic.max(topic.id);
+        let newest = topic.partitions.iter().map(|partition| partition.0).max().unwrap_or(0);
+        self.ids.partition = self.ids.partition.max(newest);
+        self.topics.insert(topic.id, topic);
+    }
+
     fn apply(&mut self, event: BrokerEvent) {
         match event {
             BrokerEvent::TopicSet(topic) => {
-                self.changed.push(StateKey::Topic(topic.id));
-                self.ids.topic = self.ids.topic.max(topic.id);
-                let newest = topic.partitions.iter().map(|partition| partition.0).max().unwrap_or(0);
-                self.ids.partition = self.ids.partition.max(newest);
-                self.topics.insert(topic.id, topic);
+                // The numbers too: those of partitions that were added stand in no other event.
+                self.changed.extend([StateKey::Topic(topic.id), StateKey::Ids]);
+                self.insert_topic(topic);
             }
             BrokerEvent::TopicDeleted(id) => {
                 self.changed.push(StateKey::Topic(id));
@@ -137,9 +151,7 @@ impl Fold {
             }
             BrokerEvent::Ids(ids) => {
                 self.changed.push(StateKey::Ids);
-                self.ids.topic = self.ids.topic.max(ids.topic);
-                self.ids.partition = self.ids.partition.max(ids.partition);
-                self.ids.group = self.ids.group.max(ids.group);
+                self.raise_ids(ids);
             }
         }
     }
@@ -171,7 +183,7 @@ impl Fold {
         config: &BrokerConfig,
         temporary: Option<tempfile::TempDir>,
     ) -> Inner {
-        let token = self.next_token(config);
+        let token = self.next_token(&store);
         let mut by_id = TopicsById::new();
         for stored in self.topics.values() {
             let partitions = stored.partitions.iter().map(|id| store.partition(*id)).collect();
@@ -212,10 +224,13 @@ impl Fold {
         }
     }
 
-    fn next_token(&self, config: &BrokerConfig) -> u64 {
+    /// Nobody waits for a grant, so the log may have lost some: going on right behind those it knows is not enough. The time of
+    /// opening moves on also when the clock does not. Where tokens have run ahead of it, the number of the opening keeps two
+    /// openings apart.
+    fn next_token(&self, store: &Store) -> u64 {
         let used = self.queues.values().map(|state| state.queue.last_token().0).max().unwrap_or(0);
-        let by_time = u64::try_from(config.clock.wall().0).unwrap_or(0).saturating_mul(TOKENS_PER_MS);
-        by_time.max(used + 1)
+        let by_time = u64::try_from(store.opened().0).unwrap_or(0).saturating_mul(TOKENS_PER_MS);
+        if used < by_time { by_time } else { used.saturating_add(u64::from(store.epoch().0).saturating_mul(TOKENS_PER_MS)) }
     }
 
     fn place_queues(&mut self, by_id: &TopicsById) {

@@ -270,13 +270,13 @@ impl Opening {
         let mut builder = CommitBuilder::default();
         entry::encode_boot(epoch, self.parts.store_id, &mut builder);
         writer.make_room(builder.len_bytes() as u64, true)?;
-        let now = writer.stamp(self.parts.clock.wall());
+        let now = writer.stamp_later(self.parts.clock.wall());
         writer.append(builder, now)?;
         writer.sync()?;
         log.set_visible(writer.end());
         log.set_published();
         let report = self.report.clone();
-        Ok((Store::start(self.parts, writer, epoch, self.store_file.created_ms, self.threads)?, report))
+        Ok((Store::start(self.parts, writer, (epoch, now), self.store_file.created_ms, self.threads)?, report))
     }
 }
 

@@ -129,6 +129,7 @@ pub struct Store {
     damaged_reads: AtomicU64,
     damage: Mutex<Option<String>>,
     epoch: Epoch,
+    opened: TimestampMs,
     created_ms: i64,
 }
 
@@ -150,7 +151,13 @@ impl Store {
         Opening::start(io, clock, dir, config)
     }
 
-    pub(crate) fn start(parts: Parts, writer: LogWriter, epoch: Epoch, created_ms: i64, threads: Threads) -> Result<Self> {
+    pub(crate) fn start(
+        parts: Parts,
+        writer: LogWriter,
+        (epoch, opened): (Epoch, TimestampMs),
+        created_ms: i64,
+        threads: Threads,
+    ) -> Result<Self> {
         let queue = Arc::new(Queue::default());
         let counters = Arc::new(PumpCounters::default());
         let stop = Arc::new(zerofill::Stop::default());
@@ -185,6 +192,7 @@ impl Store {
             damaged_reads: AtomicU64::new(0),
             damage: Mutex::default(),
             epoch,
+            opened,
             created_ms,
         })
     }
@@ -355,7 +363,7 @@ impl Store {
             store_id: self.parts.store_id,
             tip: start.0,
             log_start: Position(self.parts.log.start.load(Relaxed)),
-            last_timestamp: now,
+            last_timestamp: now.max(TimestampMs(self.parts.log.last_stamp.load(Relaxed))),
         };
         let taken = meta.put(&mut batch);
         CheckpointTaken { start, batch, flushing, taken }
@@ -384,9 +392,13 @@ impl Store {
         Ok(())
     }
 
-    /// Submits and waits.
-    fn settle(&self, submission: Submission) -> Result<Receipt> {
-        let ticket = self.submit(submission);
+    /// Submits and waits. Blocks.
+    pub fn settle(&self, submission: Submission) -> Result<Receipt> {
+        self.wait(self.submit(submission))
+    }
+
+    /// Waits for an answer; a store without threads works meanwhile. Blocks.
+    pub fn wait(&self, ticket: Ticket) -> Result<Receipt> {
         while self.turn() {}
         ticket.wait()
     }
@@ -511,6 +523,11 @@ impl Store {
 
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// When this opening was written down: later than any commit before it, whatever the wall clock did.
+    pub fn opened(&self) -> TimestampMs {
+        self.opened
     }
 
     /// Writes what waits, then ends the threads. Later submissions get [`StorageError::Closed`].

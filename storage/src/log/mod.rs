@@ -12,7 +12,7 @@ pub mod writer;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -53,6 +53,8 @@ pub struct Log {
     failed: AtomicBool,
     failure: Mutex<Option<String>>,
     pub disk_full: AtomicBool,
+    /// The time of the newest commit, milliseconds since the epoch.
+    pub last_stamp: AtomicI64,
 }
 
 impl Log {
@@ -70,6 +72,7 @@ impl Log {
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             disk_full: AtomicBool::new(false),
+            last_stamp: AtomicI64::new(0),
         }
     }
 

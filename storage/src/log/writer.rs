@@ -52,7 +52,13 @@ impl LogWriter {
     /// Time for the next commit: the wall clock, but never before an earlier commit.
     pub fn stamp(&mut self, now: TimestampMs) -> TimestampMs {
         self.last_timestamp = self.last_timestamp.max(now);
+        self.log.last_stamp.store(self.last_timestamp.0, Ordering::Relaxed);
         self.last_timestamp
+    }
+
+    /// As [`Self::stamp`], and later than every earlier commit, also when the clock stands still or went back.
+    pub fn stamp_later(&mut self, now: TimestampMs) -> TimestampMs {
+        self.stamp(now.max(TimestampMs(self.last_timestamp.0.saturating_add(1))))
     }
 
     /// Whether a commit of about `bytes` can be placed; allocates when the blocks run out. `StorageError::Full` is no failure.
