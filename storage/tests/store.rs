@@ -386,6 +386,24 @@ fn the_offline_check_counts_what_is_there_and_names_what_is_lost() {
     assert_eq!((ledger.lost.len(), ledger.lost[0].to.0 - ledger.lost[0].from.0, ledger.records), (1, 1, 39), "{ledger:?}");
 }
 
+/// Nothing behind the end says that there was more, but the index does.
+#[test]
+fn the_offline_check_believes_a_checkpoint_above_the_end_of_the_log() {
+    let (disk, clock) = start();
+    let first = open(&disk, &clock);
+    for _ in 0..10 {
+        put(&first.store, [entry(&first.store, 0, &[5; 700], 1)]).unwrap();
+    }
+    first.store.finish_checkpoint(first.store.begin_checkpoint(), vec![]).unwrap();
+    drop(first);
+    disk.damage(&layout::segment_file(Path::new(DIR), Position(0)), &vec![0; 64 * 1024], 8 * 1024);
+    let io: Arc<dyn Io> = Arc::new(disk);
+    let damaged = check_dir(&io, Path::new(DIR), "check").unwrap();
+    assert!(damaged.records > 0 && damaged.records < 10, "{damaged:?}");
+    let lost = damaged.damages.first().expect("the checkpoint was taken above the last commit that is left");
+    assert!(lost.position.0 <= 8 * 1024 && lost.what.contains("was durable"), "{lost:?}");
+}
+
 #[test]
 fn a_missing_first_segment_is_damage_also_without_an_index() {
     let (disk, clock) = start();
