@@ -303,7 +303,10 @@ fn short_and_interrupted_calls_are_made_whole_by_the_loops_above_them() {
         let calls = disk.calls_of(Site::LogWrite);
         file.write_at(Site::LogWrite, &[&[letter; 1000], &[letter; 3096]], 0).unwrap();
         assert_eq!(disk.calls_of(Site::LogWrite) - calls, 3, "twice short, then the rest");
-        assert_eq!(read(&*file)[..4096], [letter; 4096]);
+        // No more than there is: a short call falls short then.
+        let mut bytes = [0; 4096];
+        assert_eq!(file.read_at(Site::LogRead, &mut bytes, 0).unwrap(), 4096);
+        assert_eq!(bytes, [letter; 4096]);
     }
     assert_eq!(disk.happened().len(), 6);
     disk.fail(Site::LogSync, 1, Fault::Interrupted);

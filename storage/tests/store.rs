@@ -249,16 +249,21 @@ fn a_full_disk_refuses_records_whole_and_takes_urgent_events() {
     let Opened { store, .. } = open(&disk, &clock);
     disk.set_capacity(Some(1_500_000));
     let mut stored = 0;
-    let refused = loop {
-        match put(&store, [entry(&store, 0, &[1; 20_000], 1)]) {
-            Ok(_) => stored += 1,
-            Err(error) => break error,
-        }
-        assert!(stored < 1_000);
-    };
-    assert!(matches!(refused, StorageError::Full { .. }), "{refused}");
-    let event = NewEvent { tag: 1, payload: b"ack".to_vec() };
-    store.submit(Submission { events: [event].into_iter().collect(), urgent: true, ..Submission::default() }).wait().unwrap();
+    // Small ones at last: what is left then is kept for what is urgent.
+    for bytes in [20_000, 10] {
+        let refused = loop {
+            match put(&store, [entry(&store, 0, &vec![1; bytes], 1)]) {
+                Ok(_) => stored += 1,
+                Err(error) => break error,
+            }
+            assert!(stored < 4_000);
+        };
+        assert!(matches!(refused, StorageError::Full { .. }), "{refused}");
+    }
+    for _ in 0..300 {
+        let event = NewEvent { tag: 1, payload: b"ack".to_vec() };
+        store.submit(Submission { events: [event].into_iter().collect(), urgent: true, ..Submission::default() }).wait().unwrap();
+    }
     assert_eq!(values(&store, 0).len(), stored);
     disk.set_capacity(None);
     put(&store, [entry(&store, 0, b"room again", 1)]).unwrap();
@@ -312,6 +317,29 @@ fn a_log_of_many_segments_is_read_back_and_its_oldest_part_can_go() {
     disk.remove(Site::IndexRemove, &layout::redb_file(Path::new(DIR))).unwrap();
     let again = open(&disk, &clock);
     assert_eq!((values(&again.store, 0), values(&again.store, 1), values(&again.store, 2)), before);
+}
+
+/// P25: retention by age and by size, at every limit there is a record for.
+#[test]
+fn retention_takes_no_record_above_its_limit() {
+    let (disk, clock) = start();
+    let Opened { store, .. } = open(&disk, &clock);
+    for at in 0..60 {
+        put(&store, [entry(&store, 0, &vec![3; 50_000], at)]).unwrap();
+    }
+    let partition = store.partition(PartitionId(0));
+    let sizes: Vec<u64> = store.read(&partition, Offset(0), usize::MAX).unwrap().iter().map(|batch| batch.bytes.len() as u64).collect();
+    assert_eq!(sizes.len(), 60);
+    let (mut by_age, mut by_size) = (Offset(0), Offset(0));
+    for limit in 0..60 {
+        by_age = store.retention_start(&partition, Some(TimestampMs(limit)), None).unwrap();
+        assert!(by_age <= Offset(limit), "{by_age} goes though it is as old as {limit}");
+        let most = sizes[usize::try_from(59 - limit).unwrap()..].iter().sum();
+        by_size = by_size.max(store.retention_start(&partition, None, Some(most)).unwrap());
+        let kept: u64 = sizes[usize::try_from(store.retention_start(&partition, None, Some(most)).unwrap().0).unwrap()..].iter().sum();
+        assert!(kept >= most, "{kept} of {most} bytes are kept");
+    }
+    assert!(by_age > Offset(50) && by_size > Offset(50), "{by_age} {by_size}: what is beyond the limit goes");
 }
 
 /// The checkpoint names the log start of its time; log that was given back since is not missing.
@@ -384,6 +412,24 @@ fn the_offline_check_counts_what_is_there_and_names_what_is_lost() {
     assert_eq!(damaged.records, 39);
     let ledger = &damaged.partitions[&PartitionId(0)];
     assert_eq!((ledger.lost.len(), ledger.lost[0].to.0 - ledger.lost[0].from.0, ledger.records), (1, 1, 39), "{ledger:?}");
+}
+
+/// Nothing behind the end says that there was more, but the index does.
+#[test]
+fn the_offline_check_believes_a_checkpoint_above_the_end_of_the_log() {
+    let (disk, clock) = start();
+    let first = open(&disk, &clock);
+    for _ in 0..10 {
+        put(&first.store, [entry(&first.store, 0, &[5; 700], 1)]).unwrap();
+    }
+    first.store.finish_checkpoint(first.store.begin_checkpoint(), vec![]).unwrap();
+    drop(first);
+    disk.damage(&layout::segment_file(Path::new(DIR), Position(0)), &vec![0; 64 * 1024], 8 * 1024);
+    let io: Arc<dyn Io> = Arc::new(disk);
+    let damaged = check_dir(&io, Path::new(DIR), "check").unwrap();
+    assert!(damaged.records > 0 && damaged.records < 10, "{damaged:?}");
+    let lost = damaged.damages.first().expect("the checkpoint was taken above the last commit that is left");
+    assert!(lost.position.0 <= 8 * 1024 && lost.what.contains("was durable"), "{lost:?}");
 }
 
 #[test]

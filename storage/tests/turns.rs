@@ -7,12 +7,13 @@ mod support;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use onelog_storage::Store;
-use onelog_storage::io::Site;
+use onelog_storage::error::StorageError;
 use onelog_storage::io::sim::{Fault, SimDisk};
+use onelog_storage::io::{Io, OpenMode, Site};
 use onelog_storage::layout;
 use onelog_storage::submission::{NewEntry, NewEvent, Submission, Ticket};
-use onelog_storage::types::{Durability, Offset, PartitionId};
+use onelog_storage::types::{Durability, Offset, PartitionId, Position};
+use onelog_storage::{Store, StoreConfig};
 use support::{DIR, EVENT_TAG, WINDOW_MS, answer, body, clock, config, encode_event, try_open, try_open_with, values};
 
 fn disk() -> SimDisk {
@@ -189,6 +190,30 @@ fn a_lazy_commit_that_fills_its_segment_is_durable_before_the_next_segment_is_be
         let again = try_open(&disk.crash_clone(seed), &clock).unwrap();
         assert_eq!(values(&again.store, 0).unwrap(), [b"synced".to_vec()], "seed {seed}");
     }
+}
+
+/// Nothing follows the one commit that the exchanged file holds: only that it is whole, as young as the last one and follows
+/// another tells it from old bytes.
+#[test]
+fn a_segment_of_another_store_with_a_single_commit_is_refused() {
+    let two_segments = |id: [u8; 16]| {
+        let (disk, clock) = (disk(), clock());
+        let config = StoreConfig { new_id: Some(id), ..config(layout::SEGMENT_BYTES_MIN_WITHOUT_THREADS) };
+        let store = try_open_with(&disk, &clock, config).unwrap().store;
+        fill_first_segment(&store);
+        let mut ticket = submit(&store, &id);
+        assert!(store.turn() && answer(&mut ticket).unwrap().is_ok());
+        disk.kill_clone(1)
+    };
+    let (mine, other) = (two_segments(*b"a store of tests"), two_segments(*b"the other's name"));
+    let second = layout::segment_file(Path::new(DIR), Position(layout::SEGMENT_BYTES_MIN_WITHOUT_THREADS));
+    let file = other.open(Site::SegmentOpen, &second, OpenMode::Read).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.len(Site::SegmentOpen).unwrap()).unwrap()];
+    file.read_at(Site::LogRead, &mut bytes, 0).unwrap();
+    assert_eq!(values(&try_open(&mine.kill_clone(1), &clock()).unwrap().store, 0).unwrap(), [b"a store of tests".to_vec()]);
+    mine.damage(&second, &bytes, 0);
+    let refused = try_open(&mine, &clock()).err();
+    assert!(matches!(refused, Some(StorageError::Damage { .. })), "{refused:?}");
 }
 
 /// The tip moves at the sync, the views a moment later: a checkpoint begun in between that promised the tip would have

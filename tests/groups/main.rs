@@ -10,5 +10,6 @@ mod leases;
 mod order;
 mod redrive;
 mod reopen;
+mod retention;
 mod seek;
 mod support;

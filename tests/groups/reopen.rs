@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use onelog::broker::{CommittedOffset, GroupCounts};
-use onelog::{BrokerError, Failure, GroupSettings, LeaseError, Ordering, SeekTo, Settled};
+use onelog::{BrokerError, Failure, GroupSettings, LeaseError, Ordering, SeekTo, Settled, TimestampMs};
 
-use crate::support::{GROUP, Outcome, RETRY, Rig, TOPIC, VISIBILITY, attempts, ordered_by, record, settings, value, values};
+use crate::support::{GROUP, Outcome, RETRY, Rig, START_MS, TOPIC, VISIBILITY, attempts, ordered_by, record, settings, value, values};
 
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -60,6 +60,23 @@ async fn p8_a_lease_granted_after_a_copy_was_taken_means_nothing_to_the_copy() {
     assert_eq!(of_original.record.offset, of_copy.record.offset);
     assert_eq!(copy.ack(&of_original).await, Err(LeaseError::Stale));
     assert_eq!(copy.ack(&of_copy).await, Ok(Settled::Acked));
+}
+
+/// The clock is years behind what it was: the tokens in the directory count.
+#[tokio::test]
+async fn p8_tokens_rise_over_a_restart_though_the_clock_went_back() {
+    let rig = Rig::with(&["a"]).await;
+    let held = rig.one("ann").await;
+    rig.clock.set_wall(TimestampMs(START_MS / 2));
+    after_each(rig, |rig| {
+        let held = held.clone();
+        async move {
+            rig.advance(VISIBILITY);
+            assert!(rig.one("bob").await.lease.token > held.lease.token);
+            assert_eq!(rig.ack(&held).await, Err(LeaseError::Stale));
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -178,6 +195,24 @@ async fn everything_survives_also_after_a_checkpoint() {
         let again = rig.receive("bob", 9).await;
         assert_eq!((values(&again), attempts(&again)), (vec!["leased".into(), "deferred".into(), "fresh".into()], vec![2, 2, 1]));
         assert_eq!(rig.all_letters().await.len(), 1);
+    })
+    .await;
+}
+
+/// P17: what one opening found in the log belongs to the next checkpoint, from which the opening after that begins.
+#[tokio::test]
+async fn what_was_replayed_is_in_the_next_checkpoint() {
+    let rig = Rig::with(&["a"]).await;
+    let offsets = vec![CommittedOffset { topic: TOPIC.into(), partition: 0, offset: 1, metadata: None }];
+    rig.broker.commit_offsets("readers", offsets.clone()).await.unwrap();
+    let replayed = rig.killed().await;
+    replayed.broker.checkpoint().await.unwrap();
+    after_each(replayed, |rig| {
+        let offsets = offsets.clone();
+        async move {
+            assert_eq!(rig.broker.committed_offsets("readers"), offsets);
+            assert_eq!(rig.counts(), GroupCounts { ready: 1, ..GroupCounts::default() });
+        }
     })
     .await;
 }

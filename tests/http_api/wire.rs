@@ -63,6 +63,19 @@ async fn who_sends_a_giant_gets_to_read_why_it_is_refused() {
     assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"), "{answer}");
 }
 
+/// Each piece is small enough, all together are not, and nothing announces how many there will be.
+#[tokio::test]
+async fn a_giant_in_pieces_is_refused() {
+    let server = Server::start_with(HttpConfig { body_bytes_max: 1_000, ..HttpConfig::default() }).await;
+    let mut request = b"POST /events HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..3 {
+        request.extend([b"258\r\n".as_slice(), &[b' '; 600], b"\r\n"].concat());
+    }
+    request.extend(b"0\r\n\r\n");
+    let answer = talk(&server, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"), "{answer}");
+}
+
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_for_a_place() {
     let server =

@@ -281,3 +281,40 @@ impl QueueGroup {
         self.deleted.load(Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lease::{LeaseToken, Leased, Ranges};
+    use onelog_storage::types::TimestampMs;
+
+    /// P17: a checkpoint may hold more than its place in the log says, and then the log tells it again.
+    #[test]
+    fn an_event_the_state_contains_already_changes_nothing() {
+        let leased = |offset: i64, token| {
+            LeaseEvent::Leased(Leased {
+                offsets: std::iter::once(Offset(offset)).collect::<Ranges>(),
+                first_token: LeaseToken(token),
+                member: "ann".into(),
+                visibility_ms: 1_000,
+                wall: TimestampMs(0),
+                cursor_after: Offset(offset + 1),
+                key_hashes: Vec::new(),
+                parked: Vec::new(),
+            })
+        };
+        let now = Duration::ZERO;
+        let mut live = QueueState::new(Offset(0));
+        for (offset, token) in [(0, 1), (1, 2)] {
+            live.commit(1, 0, leased(offset, token), now).unwrap();
+        }
+        let mut opened = QueueState::new(Offset(0));
+        opened.restore(&live.stored(1, 0, now), now);
+        for (sequence, offset, token) in [(1, 0, 1), (2, 1, 2)] {
+            opened.replay(&StoredLease { group: 1, partition: 0, sequence, event: leased(offset, token) }, now);
+        }
+        assert_eq!(opened.queue, live.queue);
+        opened.replay(&StoredLease { group: 1, partition: 0, sequence: 3, event: leased(2, 3) }, now);
+        assert_eq!((opened.queue.cursor(), opened.sequence), (Offset(3), 3));
+    }
+}
