@@ -133,17 +133,19 @@ async fn an_ack_is_not_forgotten_though_its_grant_found_no_space() {
     broker.produce(TOPIC, vec![record("k", "once")]).await.unwrap();
     disk.set_capacity(Some(CAPACITY_BYTES));
     while broker.produce("filler", vec![record("k", &"x".repeat(60 * 1024))]).await.is_ok() {}
-    let commit = |offset| {
-        let metadata = Some("m".repeat(4_000));
+    let commit = |offset, metadata_bytes| {
+        let metadata = Some("m".repeat(metadata_bytes));
         broker.commit_offsets("s", vec![CommittedOffset { topic: TOPIC.into(), partition: 0, offset, metadata }])
     };
-    while commit(1).await.is_ok() {}
+    while commit(1, 4_000).await.is_ok() {}
+    // Down to the last sector: a grant takes no more.
+    while commit(1, 1).await.is_ok() {}
 
     let (topic, group, member) = (TOPIC.to_owned(), GROUP.to_owned(), "ann".to_owned());
     let request = ReceiveRequest { topic, group, member, records_max: 5, wait: Duration::ZERO, visibility_ms: None };
     let held = broker.receive(request.clone()).await.unwrap();
     // Settled after the grant was.
-    assert!(commit(1).await.is_err(), "there is no space");
+    assert!(commit(1, 1).await.is_err(), "there is no space");
     disk.set_capacity(None);
     assert_eq!(broker.ack(TOPIC, GROUP, &[held[0].lease]).await.unwrap(), [Ok(Settled::Acked)]);
 
