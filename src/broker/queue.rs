@@ -424,7 +424,7 @@ impl Inner {
             }
             (state.queue.plan(&wish.lease_settings, self.timer.now(), room), state.queue.cursor())
         };
-        let mut found = Found { records: Vec::new(), absent: Vec::new(), scanned_to: cursor, left_some: false };
+        let mut found = Found { records: Vec::new(), absent: Vec::new(), scanned_to: cursor, left_some: false, passed_over: false };
         for offset in plan.redeliver {
             match self.read(topic, partition.number, &stored, offset, 1, 1).map(|mut records| records.pop()) {
                 Ok(Some(record)) if record.offset == offset.0 => found.records.push(record),
@@ -443,7 +443,10 @@ impl Inner {
             };
             found.scanned_to = fresh.last().map_or(found.scanned_to, |record| Offset(record.offset + 1));
             found.left_some = found.scanned_to < end;
+            let read = fresh.len();
+            let before = found.records.len();
             found.records.extend(fresh.into_iter().filter(|record| !dead_letter::is_for_another(record, &group.name)));
+            found.passed_over = found.records.len() - before < read;
         }
         let nothing = found.records.is_empty() && found.absent.is_empty() && found.scanned_to == cursor;
         Ok((!nothing).then_some(found))
@@ -487,7 +490,7 @@ impl Inner {
         state.let_go(self.submit_events([event]));
         drop(state);
         self.timer.note(now + Duration::from_millis(wish.visibility_ms), group);
-        let again = decision.grants.len() < offers.len() || offers.is_empty();
+        let again = decision.grants.len() < offers.len() || offers.is_empty() || found.passed_over;
         deliver(topic, partition.number, wish, decision.grants, found.records, group, out);
         Ok(again)
     }
@@ -746,6 +749,8 @@ struct Found {
     scanned_to: Offset,
     /// There are fresh records behind those.
     left_some: bool,
+    /// Some of what was read is for other groups: behind it there may be more than what was planned.
+    passed_over: bool,
 }
 
 thread_local! {

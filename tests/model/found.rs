@@ -67,3 +67,19 @@ fn p5_a_partition_added_before_a_crash_is_not_given_to_another_topic() {
 fn fill_one() -> Op {
     Op::Produce { topic: 1, records: vec![Send { partition: Some(0), key: 0, once: None, padding: 0 }] }
 }
+
+/// Records that were sent again for one group took the places of others in what another group asked for.
+#[test]
+fn p11_records_for_another_group_take_no_place_in_what_is_received() {
+    let redrive = Op::Redrive { topic: 0, group: None, key: None, limit: None, dry: false };
+    let three = std::iter::repeat_with(|| Send { partition: None, key: 0, once: None, padding: 0 }).take(3).collect();
+    let dead = Op::Nack { pick: 0, delay_ms: None, permanent: true };
+    run(&[
+        one_record(),
+        RECEIVE,
+        dead,
+        redrive,
+        Op::Produce { topic: 0, records: three },
+        Op::Receive { topic: 0, group: 1, most: 2, visibility_ms: None },
+    ]);
+}
