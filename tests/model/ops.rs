@@ -242,7 +242,7 @@ fn working() -> BoxedStrategy<Op> {
             .prop_map(|(topic, group, most, visibility_ms)| Op::Receive { topic, group, most, visibility_ms }),
         6 => proptest::collection::vec(0u8..6, 1..4).prop_map(|picks| Op::Ack { picks }),
         1 => any::<u8>().prop_map(|pick| Op::Ack { picks: vec![pick] }),
-        6 => (0u8..6, proptest::option::of(ms()), proptest::bool::weighted(0.25))
+        7 => (0u8..4, proptest::option::weighted(0.3, ms()), proptest::bool::weighted(0.2))
             .prop_map(|(pick, delay_ms, permanent)| Op::Nack { pick, delay_ms, permanent }),
         2 => (0u8..6, ms()).prop_map(|(pick, visibility_ms)| Op::Extend { pick, visibility_ms }),
         2 => (0u8..6).prop_map(|pick| Op::Release { pick }),
